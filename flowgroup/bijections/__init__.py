@@ -1,0 +1,7 @@
+"""Stateless maths of invertible maps: (x, parameters) → (y, log|det|)."""
+
+from flowgroup.bijections.affine import Additive, Affine
+from flowgroup.bijections.base import Bijection
+from flowgroup.bijections.combinators import Chain, Inverse
+
+__all__ = ["Additive", "Affine", "Bijection", "Chain", "Inverse"]

@@ -1,0 +1,5 @@
+"""Densities on manifolds, as torch.distributions."""
+
+from flowgroup.distributions.normal import DiagonalNormal
+
+__all__ = ["DiagonalNormal"]

@@ -1,0 +1,150 @@
+"""A flow: a transform from data to latent and a base distribution there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from flowgroup._checks import check_context, check_event_shape, check_finite
+from flowgroup.flows.bases import Base
+from flowgroup.flows.transform import Transform
+
+
+class Flow(nn.Module):
+    """log p(x | c) = log p_base(t(x, c)) + log|det ∂t/∂x|, the density of x = t⁻¹(z, c) with z from the base.
+
+    Densities are taken with respect to the volume of the manifold x lives on.
+
+    Args:
+        transform: t, from data to latent.
+        base: distribution of the latent.
+        validate_args: whether `log_prob` looks at values (NaN, points off the domain) and raises.
+
+    Raises:
+        ValueError: when event shapes do not fit.
+
+    Source: Normalizing Flows for Probabilistic Modeling and Inference, 2021, arXiv 1912.02762.
+
+    Example:
+        >>> from flowgroup import flows
+        >>> flow = flows.Flow(flows.Sequential(flows.ActNorm(2), flows.LULinear(2)), base=flows.DiagonalNormal(2))
+        >>> flow.log_prob(torch.randn(5, 2)).shape, flow.sample((3,)).shape
+        (torch.Size([5]), torch.Size([3, 2]))
+    """
+
+    def __init__(self, transform: Transform, base: Base, validate_args: bool = True):
+        super().__init__()
+        if len(transform.out_shape) != len(base.event_shape) or any(
+            t is not None and t != b for t, b in zip(transform.out_shape, base.event_shape)
+        ):
+            raise ValueError(
+                f"base has events of shape {tuple(base.event_shape)}, but transform gives {transform.out_shape}"
+            )
+        self.transform = transform
+        self.base = base
+        self.validate_args = validate_args
+        if not validate_args:
+            for m in transform.modules():
+                m.validate_args = False
+
+    @property
+    def context_features(self) -> int:
+        """Size of the context, 0 for none."""
+        return self.transform.context_features
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one data point."""
+        shape = self.transform.in_shape
+        return torch.Size(self.base.event_shape if None in shape else shape)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """`log_prob` without a look at values: what to compile, and what DDP and FSDP wrap."""
+        z, logdet = self.transform(x, context)
+        return self.base.log_prob(z) + logdet
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density at x.
+
+        Args:
+            x: data (*batch, *event).
+            context: conditions (*batch, context_features); batch shapes broadcast.
+
+        Returns:
+            Log-densities in nats, of the joint batch shape.
+
+        Raises:
+            ValueError: wrong shape, context missing or unexpected, NaN or infinite values, points off the domain.
+        """
+        self.check(x, context)
+        return self(x, context)
+
+    def check(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Raise what `log_prob` would raise for these arguments."""
+        check_event_shape("x", x, self.transform.in_shape)
+        check_context(context, self.context_features)
+        if self.validate_args:
+            check_finite("x", x)
+            if context is not None:
+                check_finite("context", context)
+
+    @torch.no_grad()
+    def sample(self, shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
+        """Independent samples (*shape, *context batch, *event), without gradient.
+
+        Args:
+            shape: how many for each context.
+            context: conditions (*batch, context_features).
+        """
+        z = self.base.distribution().sample(self._sample_shape(shape, context))
+        return self.transform.inverse(z, context)[0]
+
+    def rsample_and_log_prob(self, shape: Sequence[int] = (), context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Samples, differentiable in the parameters, and their log-densities: one pass for both.
+
+        Raises:
+            NotImplementedError: when the base cannot be sampled by reparametrization (a mixture).
+        """
+        base = self.base.distribution()
+        z = base.rsample(self._sample_shape(shape, context))
+        x, logdet = self.transform.inverse(z, context)
+        return x, base.log_prob(z) - logdet
+
+    def _sample_shape(self, shape: Sequence[int], context: Tensor | None) -> torch.Size:
+        check_context(context, self.context_features)
+        if self.validate_args and context is not None:
+            check_finite("context", context)
+        return torch.Size(shape) + (torch.Size() if context is None else context.shape[:-1])
+
+    def distribution(self, context: Tensor | None = None) -> FlowDistribution:
+        """The flow under one (batch of) context as a torch.distributions.Distribution."""
+        return FlowDistribution(self, context)
+
+
+class FlowDistribution(Distribution):
+    """A flow with its context filled in, seen as a torch.distributions.Distribution."""
+
+    arg_constraints: dict = {}
+    has_rsample = True
+
+    def __init__(self, flow: Flow, context: Tensor | None = None):
+        check_context(context, flow.context_features)
+        self.flow, self.context = flow, context
+        batch_shape = torch.Size() if context is None else context.shape[:-1]
+        super().__init__(batch_shape, flow.event_shape, validate_args=False)
+
+    @property
+    def support(self):
+        return constraints.independent(self.flow.transform.domain, len(self.event_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.flow.log_prob(value, self.context)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self.flow.sample(sample_shape, self.context)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self.flow.rsample_and_log_prob(sample_shape, self.context)[0]

@@ -1,0 +1,151 @@
+"""Trainable invertible transforms: the contract, its inverse and its composition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
+
+from flowgroup._checks import check_constraint, check_context, check_event_shape
+from flowgroup.manifolds import constraints
+
+
+class Transform(nn.Module):
+    """y, logdet = t(x, context) and x, logdet = t.inverse(y, context); `logdet` has the batch shape.
+
+    Attributes:
+        in_shape, out_shape: event shapes of x and y; None stands for any size.
+        domain, codomain: where the entries of x and y live, as constraints.
+        context_features: size of the context, 0 for none.
+        validate_args: whether values are checked against the domain where that costs a look at them.
+    """
+
+    in_shape: tuple[int | None, ...]
+    out_shape: tuple[int | None, ...]
+    domain: Constraint = constraints.real
+    codomain: Constraint = constraints.real
+    context_features: int = 0
+    validate_args: bool = True
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    @property
+    def inv(self) -> Inverse:
+        """The same transform in the other direction, sharing its parameters."""
+        return Inverse(self)
+
+    def _checked(self, name: str, x: Tensor, context: Tensor | None, inverse: bool = False) -> Tensor:
+        """`x` expanded to the joint batch shape with the context, after checking both."""
+        shape, domain = (self.out_shape, self.codomain) if inverse else (self.in_shape, self.domain)
+        check_event_shape(name, x, shape)
+        check_context(context, self.context_features)
+        if self.validate_args and domain is not constraints.real:
+            check_constraint(name, x, domain)
+        if context is None:
+            return x
+        n = x.dim() - len(shape)
+        batch = broadcast_batch(name, x.shape[:n], context.shape[:-1])
+        return x.expand(batch + x.shape[n:])
+
+
+def broadcast_batch(name: str, batch: torch.Size, context_batch: torch.Size) -> torch.Size:
+    """The joint batch shape of an argument and its context."""
+    try:
+        return torch.broadcast_shapes(batch, context_batch)
+    except RuntimeError:
+        raise ValueError(
+            f"batch shapes of {name} and context must broadcast, got {tuple(batch)} and {tuple(context_batch)}"
+        ) from None
+
+
+class Inverse(Transform):
+    """A transform with its two directions swapped.
+
+    Example:
+        >>> from flowgroup import flows
+        >>> t = flows.Elementwise(flows.Affine(), features=2)
+        >>> x = torch.randn(5, 2)
+        >>> torch.allclose(t.inv(t(x)[0])[0], x, atol=1e-6)
+        True
+    """
+
+    def __init__(self, transform: Transform):
+        super().__init__()
+        self.transform = transform
+        self.in_shape, self.out_shape = transform.out_shape, transform.in_shape
+        self.domain, self.codomain = transform.codomain, transform.domain
+        self.context_features = transform.context_features
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.transform.inverse(x, context)
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.transform(y, context)
+
+    @property
+    def inv(self) -> Transform:
+        return self.transform
+
+
+class Sequential(Transform):
+    """y = tₙ(…t₂(t₁(x))); log-determinants add up.
+
+    Args:
+        transforms: applied first to last. Those built with a context all get the same one.
+
+    Raises:
+        ValueError: when event shapes or context sizes do not fit.
+
+    Example:
+        >>> from flowgroup import flows
+        >>> t = flows.Sequential(flows.ActNorm(3), flows.LULinear(3))
+        >>> y, logdet = t(torch.randn(8, 3))
+        >>> y.shape, logdet.shape
+        (torch.Size([8, 3]), torch.Size([8]))
+    """
+
+    def __init__(self, *transforms: Transform):
+        super().__init__()
+        if not transforms:
+            raise ValueError("Sequential needs at least one transform")
+        for i, (a, b) in enumerate(zip(transforms, transforms[1:])):
+            fits = len(a.out_shape) == len(b.in_shape) and all(
+                m is None or n is None or m == n for m, n in zip(a.out_shape, b.in_shape)
+            )
+            if not fits:
+                raise ValueError(
+                    f"transform {i} gives events of shape {a.out_shape}, but transform {i + 1} takes {b.in_shape}"
+                )
+        sizes = {t.context_features for t in transforms} - {0}
+        if len(sizes) > 1:
+            raise ValueError(f"transforms must agree on the size of the context, got {sorted(sizes)}")
+        self.transforms = nn.ModuleList(transforms)
+        self.context_features = sizes.pop() if sizes else 0
+        self.in_shape, self.out_shape = transforms[0].in_shape, transforms[-1].out_shape
+        self.domain, self.codomain = transforms[0].domain, transforms[-1].codomain
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        check_context(context, self.context_features)
+        total: Tensor | float = 0.0
+        for t in self.transforms:
+            x, logdet = t(x, context if t.context_features else None)
+            total = total + logdet
+        return x, total
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        check_context(context, self.context_features)
+        total: Tensor | float = 0.0
+        for t in reversed(self.transforms):
+            y, logdet = t.inverse(y, context if t.context_features else None)
+            total = total + logdet
+        return y, total
+
+    def __len__(self) -> int:
+        return len(self.transforms)
+
+    def __getitem__(self, i: int) -> Transform:
+        return self.transforms[i]

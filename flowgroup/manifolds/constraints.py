@@ -1,0 +1,69 @@
+"""Where values live, as torch.distributions constraints: the one vocabulary of domains and supports."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+real = constraints.real
+real_vector = constraints.real_vector
+
+
+class Interval(Constraint):
+    """Numbers in the closed interval [lower, upper]."""
+
+    def __init__(self, lower: float, upper: float):
+        self.lower, self.upper = lower, upper
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        return (value >= self.lower) & (value <= self.upper)
+
+    def __str__(self) -> str:
+        return f"the interval [{self.lower:g}, {self.upper:g}]"
+
+
+class Circle(Constraint):
+    """Angles with period 2·half_period: any finite number, x and x + 2·half_period being the same."""
+
+    def __init__(self, half_period: float = math.pi):
+        self.half_period = half_period
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        return torch.isfinite(value)
+
+    def __str__(self) -> str:
+        return f"the circle of period {2 * self.half_period:g}"
+
+
+class OnManifold(Constraint):
+    """Points of a manifold, up to rounding (the square root of the dtype's epsilon)."""
+
+    def __init__(self, manifold):
+        self.manifold = manifold
+        super().__init__()
+
+    @property
+    def event_dim(self) -> int:
+        return self.manifold.ndim
+
+    def check(self, value: Tensor) -> Tensor:
+        return self.manifold.contains(value)
+
+    def __str__(self) -> str:
+        return f"the manifold {self.manifold}"
+
+
+def wrap(x: Tensor, half_period: float = math.pi) -> Tensor:
+    """The representative of `x` in [-half_period, half_period).
+
+    Example:
+        >>> wrap(torch.tensor([0.0, 4.0]))
+        tensor([ 0.0000, -2.2832])
+    """
+    return torch.remainder(x + half_period, 2 * half_period) - half_period

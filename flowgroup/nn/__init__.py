@@ -1,0 +1,6 @@
+"""Networks: conditioners of flows."""
+
+from flowgroup.nn.masked_mlp import MaskedMLP
+from flowgroup.nn.mlp import MLP
+
+__all__ = ["MLP", "MaskedMLP"]
