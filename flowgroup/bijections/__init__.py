@@ -3,5 +3,13 @@
 from flowgroup.bijections.affine import Additive, Affine
 from flowgroup.bijections.base import Bijection
 from flowgroup.bijections.combinators import Chain, Inverse
+from flowgroup.bijections.spline import RationalQuadraticSpline
 
-__all__ = ["Additive", "Affine", "Bijection", "Chain", "Inverse"]
+__all__ = [
+    "Additive",
+    "Affine",
+    "Bijection",
+    "Chain",
+    "Inverse",
+    "RationalQuadraticSpline",
+]
