@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -17,7 +17,7 @@ PAGES = [p for p in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))) if 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    matplotlib.use("Agg")
+    plt.switch_backend("Agg")
     torch.manual_seed(0)
     text = page.read_text("utf-8")
     module = ModuleType(page.stem)
@@ -26,4 +26,4 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
         # empty lines in front, so that an error names the line of the page
         source = "\n" * text[: block.start(1)].count("\n") + block[1]
         exec(compile(source, str(page), "exec"), module.__dict__)
-    matplotlib.pyplot.close("all")
+    plt.close("all")
