@@ -36,6 +36,8 @@ def coupling_mask(mask: str | Tensor | Sequence[bool], features: int) -> Tensor:
         raise ValueError(f"mask must have shape ({features},), got {tuple(mask.shape)}")
     if not mask.any():
         raise ValueError("mask must be true for at least one feature: those are transformed")
+    if mask.all():
+        raise ValueError("mask must be false for at least one feature: the others depend on those (or use Elementwise)")
     return mask
 
 
@@ -103,18 +105,18 @@ class Coupling(Transform):
         out = out.unflatten(self._dim, (len(self._moved), -1))
         return out if self._dim == -1 else out.movedim(self._dim, -1)
 
-    def _apply(self, x: Tensor, context: Tensor | None, f) -> tuple[Tensor, Tensor]:
+    def _couple(self, x: Tensor, context: Tensor | None, f) -> tuple[Tensor, Tensor]:
         kept = x.index_select(self._dim, self._kept)
         moved, logdet = f(x.index_select(self._dim, self._moved), self._params(kept, context))
         y = torch.cat((kept, moved), self._dim).index_select(self._dim, self._restore)
         return y, logdet.flatten(self._dim).sum(-1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._apply(self._checked("x", x, context), context, self.bijection.forward)
+        return self._couple(self._checked("x", x, context), context, self.bijection.forward)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         y = self._checked("y", y, context, inverse=True)
-        return self._apply(y, context, self.bijection.inverse)
+        return self._couple(y, context, self.bijection.inverse)
 
     def extra_repr(self) -> str:
         return f"{self.bijection}, moved={self._moved.tolist()}, context={self.context_features}"
