@@ -30,7 +30,7 @@ docs: $(INSTALLED)
 	@echo "docs/_build/html/index.html"
 
 bench: $(INSTALLED)
-	$(BIN)/python -m pip install -q -r benchmarks/requirements.txt
+	$(BIN)/python -m pip install -q --no-deps -r requirements-bench.txt
 	set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 # torch goes first, alone and with its exact pin: where a source of CPU-only builds is configured, pip takes that build,
