@@ -1,0 +1,196 @@
+"""Every bijection, transform, base and recipe with a small constructor: what the law tests run over.
+
+A public class or function of `flowgroup.bijections` or `flowgroup.flows` that is listed nowhere here fails a test.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowgroup import bijections, flows
+
+Points = Callable[..., Tensor]
+"""(number, dtype=…, device=…) → that many random events."""
+
+
+def normal(*event: int, scale: float = 1.0) -> Points:
+    return lambda n, **like: scale * torch.randn(n, *event, **like)
+
+
+def box(*event: int, lower: float, upper: float) -> Points:
+    """Points in a box, a hundredth of its width or more from the faces."""
+    margin = 0.01 * (upper - lower)
+    return lambda n, **like: lower + margin + (upper - lower - 2 * margin) * torch.rand(n, *event, **like)
+
+
+def angles(*event: int) -> Points:
+    return box(*event, lower=-math.pi, upper=math.pi)
+
+
+def unit_vectors(size: int) -> Points:
+    return lambda n, **like: F.normalize(torch.randn(n, size, **like), dim=-1)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing under the laws.
+
+    Attributes:
+        of: the public class or function.
+        make: builds a small one.
+        points: draws events of its domain.
+        context: size of the context it was built with.
+        label: tells several entries of one class apart.
+    """
+
+    of: Callable
+    make: Callable
+    points: Points
+    context: int = 0
+    label: str = ""
+
+    def __str__(self) -> str:
+        return "-".join(filter(None, (self.of.__name__, self.label, "context" if self.context else "")))
+
+
+def without_and_with_context(of: Callable, make: Callable, points: Points, label: str = "") -> list[Entry]:
+    """Two entries: `make` is called with context=0 and with context=3."""
+    return [Entry(of, lambda size=size: make(context=size), points, size, label) for size in (0, 3)]
+
+
+def shake_(module: nn.Module, scale: float = 0.3) -> nn.Module:
+    """Move every parameter away from its start: many a layer starts as the identity, where mistakes do not show."""
+    with torch.no_grad():
+        for p in module.parameters():
+            fan_in = p[0].numel() if p.dim() > 1 else 1
+            p.add_(scale * torch.randn_like(p) / fan_in**0.5)
+    return module
+
+
+def built(entry: Entry, dtype: torch.dtype, device: torch.device, events: int = 5) -> tuple[nn.Module, Tensor, Tensor]:
+    """(shaken transform or flow, points of its domain, context)."""
+    like = {"dtype": dtype, "device": device}
+    module = shake_(entry.make()).to(**like)
+    x = entry.points(events, **like)
+    context = torch.randn(events, entry.context, **like) if entry.context else None
+    module(entry.points(64, **like), None if context is None else context[:1])  # ActNorm starts from its first batch
+    return shake_(module), x, context
+
+
+def _spline(**kwargs) -> bijections.Bijection:
+    return bijections.RationalQuadraticSpline(bins=5, bound=3.0, **kwargs)
+
+
+BIJECTIONS = [
+    Entry(bijections.Additive, bijections.Additive, normal()),
+    Entry(bijections.Affine, bijections.Affine, normal(scale=3)),
+    Entry(bijections.Affine, lambda: bijections.Affine(max_log_scale=0.5), normal(scale=3), label="bounded"),
+    Entry(
+        bijections.Chain,
+        lambda: bijections.Chain(bijections.Affine(), _spline()),
+        normal(scale=2),
+    ),
+    Entry(
+        bijections.Inverse,
+        lambda: bijections.Inverse(bijections.Chain(bijections.Affine(), _spline())),
+        normal(scale=2),
+    ),
+    Entry(
+        bijections.RationalQuadraticSpline,
+        lambda: _spline(),
+        normal(scale=2),
+    ),
+    Entry(
+        bijections.RationalQuadraticSpline,
+        lambda: _spline(tails="circular"),
+        box(lower=-3, upper=3),
+        label="circular",
+    ),
+    Entry(
+        bijections.RationalQuadraticSpline,
+        lambda: _spline(tails="bounded"),
+        box(lower=-3, upper=3),
+        label="bounded",
+    ),
+]
+
+
+_ANGLE = {"bins": 5, "bound": math.pi, "tails": "circular"}
+
+TRANSFORMS = [
+    *without_and_with_context(flows.Elementwise, lambda **c: flows.Elementwise(_spline(), 3, **c), normal(3, scale=2)),
+    *without_and_with_context(
+        flows.Coupling,
+        lambda **c: flows.Coupling(flows.Affine(), 3, hidden_features=(16,), **c),
+        normal(3),
+        label="affine",
+    ),
+    *without_and_with_context(
+        flows.Coupling,
+        lambda **c: flows.Coupling(_spline(), 5, mask="half", hidden_features=(16, 16), **c),
+        normal(5, scale=2),
+        label="spline",
+    ),
+    *without_and_with_context(
+        flows.Coupling,
+        lambda **c: flows.Coupling(
+            bijections.RationalQuadraticSpline(**_ANGLE), 3, mask=[True, False, False], hidden_features=(16,), **c
+        ),
+        angles(3),
+        label="circular",
+    ),
+    *without_and_with_context(
+        flows.Autoregressive,
+        lambda **c: flows.Autoregressive(flows.Affine(), 4, hidden_features=(16,), **c),
+        normal(4),
+        label="affine",
+    ),
+    *without_and_with_context(
+        flows.Autoregressive,
+        lambda **c: flows.Autoregressive(_spline(), 4, hidden_features=(16, 17), **c),
+        normal(4, scale=2),
+        label="spline",
+    ),
+    *without_and_with_context(
+        flows.Autoregressive,
+        lambda **c: flows.Autoregressive(bijections.RationalQuadraticSpline(**_ANGLE), 3, hidden_features=(16,), **c),
+        angles(3),
+        label="circular",
+    ),
+    *without_and_with_context(
+        flows.Autoregressive,
+        lambda **c: flows.Autoregressive(_spline(), 1, hidden_features=(8,), **c),
+        normal(1, scale=2),
+        label="one-feature",
+    ),
+    *without_and_with_context(
+        flows.Inverse,
+        lambda **c: flows.Autoregressive(_spline(), 4, hidden_features=(16, 16), **c).inv,
+        normal(4, scale=2),
+    ),
+    *without_and_with_context(
+        flows.Sequential,
+        lambda **c: flows.Sequential(
+            flows.Coupling(_spline(), 4, hidden_features=(16,)),
+            flows.Autoregressive(flows.Affine(), 4, hidden_features=(16,), **c).inv,
+            flows.Coupling(flows.Affine(), 4, "checkerboard-flipped", hidden_features=(16,), **c),
+        ),
+        normal(4),
+    ),
+]
+
+BASES = [
+    Entry(flows.DiagonalNormal, lambda: flows.DiagonalNormal(3), normal(3)),
+    Entry(flows.DiagonalNormal, lambda: flows.DiagonalNormal(3, trainable=True), normal(3), label="trainable"),
+]
+
+RECIPES: list[Entry] = []
+
+# What is public and has no laws of its own: contracts, and what only holds others.
+ABSTRACT = {bijections.Bijection, flows.Transform, flows.Base, flows.Flow, flows.FlowDistribution}
