@@ -85,145 +85,155 @@ class RationalQuadraticSpline(Bijection):
             at = torch.where(inside, x, wrap(x, self.bound))
         else:
             at = x.clamp(-self.bound, self.bound)
-        y, logdet = _Spline.apply(at, params, self.bound, self.tails == "circular", inverse)
+        y, logdet = _Spline.apply(at, params, self.bound, self.tails == "circular", inverse)[:2]
         if self.tails == "linear":
             y, logdet = torch.where(inside, y, x), torch.where(inside, logdet, 0.0)
         return y, logdet
 
 
 class _Bin(NamedTuple):
-    """The bin that each x falls into."""
+    """The bin that each x falls into; all but the first are (..., 2): of widths and heights, or of left and right."""
 
     index: Tensor  # which one (...)
-    probs: Tensor  # softmax of all widths and heights, (*params batch, 2, K)
-    start: Tensor  # left and lower end (..., 2)
-    end: Tensor  # right and upper end (..., 2)
-    knots: Tensor  # which slopes are its two ends', (..., 2)
-    raw_slope: Tensor  # those slopes, unnormalised (..., 2)
-    inner: Tensor | None  # where they are parameters, not fixed to 1 (..., 2)
+    start: Tensor  # left and lower end
+    end: Tensor  # right and upper end
+    log_total: Tensor  # logsumexp of all widths and of all heights, (*params batch, 2)
+    raw_slope: Tensor  # unnormalised slopes at its two ends
+
+
+def _bin_logits(params: Tensor, circular: bool) -> Tensor:
+    """Unnormalised widths and heights (..., 2, K)."""
+    bins = (params.shape[-1] + (not circular)) // 3
+    return params[..., : 2 * bins].unflatten(-1, (2, bins))
+
+
+def _slope_knots(index: Tensor, bins: int, circular: bool) -> Tensor:
+    """Which slope parameters belong to the two ends of a bin; those out of range, at −1 and K−1, are fixed to 1."""
+    ends = torch.stack((index, index + 1), -1)
+    return ends % bins if circular else ends - 1
 
 
 def _find_bin(x: Tensor, params: Tensor, bound: float, circular: bool, axis: int) -> _Bin:
     """The bin of x among the widths (axis 0) or of y among the heights (axis 1)."""
-    bins = (params.shape[-1] + (not circular)) // 3
-    u = params[..., : 2 * bins].unflatten(-1, (2, bins))
+    logits = _bin_logits(params, circular)
+    bins = logits.shape[-1]
     # exp and division, not softmax: over a short last dimension softmax is many times slower on a CPU
-    e = (u - u.amax(-1, keepdim=True)).exp()
-    cumulative = e.cumsum(-1)
+    largest = logits.amax(-1, keepdim=True)
+    cumulative = (logits - largest).exp_().cumsum(-1)
     total = cumulative[..., -1:]
     steps = torch.arange(1, bins + 1, dtype=x.dtype, device=x.device)
     ends = torch.addcmul(2 * bound * MIN_BIN * steps - bound, cumulative, 2 * bound * (1 - MIN_BIN * bins) / total)
 
     index = (x.unsqueeze(-1) >= ends[..., axis, :-1]).sum(-1)
-    pair = torch.stack((index - 1, index), -1)
-    near = ends.expand(*x.shape, 2, bins).gather(-1, pair.clamp(min=0).unsqueeze(-2).expand(*x.shape, 2, 2))
+    pair = torch.stack(((index - 1).clamp(min=0), index), -1).unsqueeze(-2)
+    near = ends.expand(*x.shape, 2, bins).gather(-1, pair.expand(*x.shape, 2, 2))
     start = torch.where((index == 0).unsqueeze(-1), -bound, near[..., 0])
 
     slopes = params[..., 2 * bins :]
-    if circular:
-        inner, knots = None, torch.stack((index, (index + 1) % bins), -1)
-    else:
-        inner, knots = (pair >= 0) & (pair < bins - 1), pair.clamp(0, bins - 2)
+    knots = _slope_knots(index, bins, circular).clamp(0, slopes.shape[-1] - 1)
     raw_slope = slopes.expand(*x.shape, slopes.shape[-1]).gather(-1, knots)
-    return _Bin(index, e / total, start, near[..., 1], knots, raw_slope, inner)
+    return _Bin(index, start, near[..., 1], (largest + total.log()).squeeze(-1), raw_slope)
 
 
-def _slopes(bin: _Bin) -> tuple[Tensor, Tensor]:
-    slope = F.softplus(bin.raw_slope) + MIN_SLOPE
-    if bin.inner is not None:
-        slope = torch.where(bin.inner, slope, 1.0)
-    return slope.unbind(-1)
+def _slopes(bin: _Bin, bins: int, circular: bool) -> tuple[Tensor, Tensor]:
+    d0, d1 = (F.softplus(bin.raw_slope) + MIN_SLOPE).unbind(-1)
+    if circular:
+        return d0, d1
+    return torch.where(bin.index == 0, 1.0, d0), torch.where(bin.index == bins - 1, 1.0, d1)
 
 
 class _Spline(torch.autograd.Function):
-    """y and log f′(x), or x = f⁻¹(y) and −log f′(x); the backward pass recomputes the bin from the arguments."""
+    """y and log f′(x), or x = f⁻¹(y) and −log f′(x), and the bin for the backward pass."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, params: Tensor, bound: float, circular: bool, inverse: bool) -> tuple[Tensor, Tensor]:
+    def forward(x: Tensor, params: Tensor, bound: float, circular: bool, inverse: bool) -> tuple[Tensor, ...]:
         bin = _find_bin(x, params, bound, circular, axis=int(inverse))
         (x0, y0), (x1, y1) = bin.start.unbind(-1), bin.end.unbind(-1)
-        d0, d1 = _slopes(bin)
+        d0, d1 = _slopes(bin, (params.shape[-1] + (not circular)) // 3, circular)
         width, height = x1 - x0, y1 - y0
         s = height / width
+        # z and w = 1 − z each from the knot it vanishes at, and so the result: no cancellation
         if inverse:
-            # the root of the quadratic in z, without cancellation, and z and 1 − z from the end they are nearer to
-            t = ((x - y0) / height).clamp(0, 1)
-            e = d0 * (1 - t) - d1 * t
-            r = (e * e + 4 * s * s * t * (1 - t)).sqrt()
-            up, down = 2 * s * t, 2 * s * (1 - t)
-            z = torch.where(e >= 0, up / (up + e + r), (r - e) / (r - e + down))
-            w = torch.where(e >= 0, (e + r) / (up + e + r), down / (r - e + down))
+            t, u = ((x - y0) / height).clamp(0, 1), ((y1 - x) / height).clamp(0, 1)
+            e = d0 * u - d1 * t
+            r = (e * e + 4 * s * s * t * u).sqrt()
+            up, down, larger = 2 * s * t, 2 * s * u, r + e.abs()
+            z = torch.where(e >= 0, up / (up + larger), larger / (larger + down))
+            w = torch.where(e >= 0, larger / (up + larger), down / (larger + down))
             out = torch.where(z < 0.5, x0 + z * width, x1 - w * width)
         else:
             z, w = ((x - x0) / width).clamp(0, 1), ((x1 - x) / width).clamp(0, 1)
-        den = s * (z * z + w * w) + (d0 + d1) * z * w
+        v = z * w
+        den = s * (z * z + w * w) + (d0 + d1) * v
         if not inverse:
-            from_start, from_end = s * z * z + d0 * z * w, s * w * w + d1 * z * w
+            from_start, from_end = s * z * z + d0 * v, s * w * w + d1 * v
             out = torch.where(z < 0.5, y0 + height * from_start / den, y1 - height * from_end / den)
-        slope = d1 * z * z + 2 * s * z * w + d0 * w * w
-        logdet = 2 * (s / den).log() + slope.log()
-        return out, -logdet if inverse else logdet
+        slope = d1 * z * z + 2 * s * v + d0 * w * w
+        logdet = ((s / den).square() * slope).log()
+        return out, -logdet if inverse else logdet, *bin
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         x, params, ctx.bound, ctx.circular, ctx.inverse = inputs
-        ctx.save_for_backward(x, params, output[0])
+        out, _, *bin = output
+        ctx.mark_non_differentiable(*bin)
+        ctx.save_for_backward(x, params, out, *bin)
 
     @staticmethod
-    def backward(ctx, grad_out: Tensor, grad_logdet: Tensor):
-        x, params, out = ctx.saved_tensors
-        bin = _find_bin(x, params, ctx.bound, ctx.circular, axis=int(ctx.inverse))
+    def backward(ctx, grad_out: Tensor, grad_logdet: Tensor, *_):
+        x, params, out, *bin = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for second derivatives the bin has to depend on the parameters
+            bin = _find_bin(x, params, ctx.bound, ctx.circular, axis=int(ctx.inverse))
+        else:
+            bin = _Bin(*bin)
+        logits = _bin_logits(params, ctx.circular)
+        bins = logits.shape[-1]
         if ctx.inverse:
             x, grad_logdet = out, -grad_logdet
         (x0, y0), (x1, y1) = bin.start.unbind(-1), bin.end.unbind(-1)
-        d0, d1 = _slopes(bin)
+        d0, d1 = _slopes(bin, bins, ctx.circular)
         width, height = x1 - x0, y1 - y0
         s = height / width
         z, w = ((x - x0) / width).clamp(0, 1), ((x1 - x) / width).clamp(0, 1)
-        v = z * w
-        tilt = w - z
-        den = s * (z * z + w * w) + (d0 + d1) * v
-        ratio = (s * z * z + d0 * v) / den
-        slope = d1 * z * z + 2 * s * v + d0 * w * w
-        derivative = (s / den).square() * slope
+        zz, ww, v, tilt = z * z, w * w, z * w, w - z
+        den = s * (zz + ww) + (d0 + d1) * v
+        ratio = (s * zz + d0 * v) / den
+        slope = d1 * zz + 2 * s * v + d0 * ww
 
         # derivatives of log f′ with respect to z, s, d0, d1
         gl_m, gl_d = grad_logdet / slope, 2 * grad_logdet / den
         log_z = 2 * gl_m * (d1 * z + s * tilt - d0 * w) - gl_d * (d0 + d1 - 2 * s) * tilt
         if ctx.inverse:
             # x = f⁻¹(y): dx = (dy − ∂f/∂θ dθ)/f′, and log f′ is seen at that x
-            grad_x = (grad_out + log_z / width) / derivative
+            grad_x = (grad_out + log_z / width) / ((s / den).square() * slope)
             grad_y = -grad_x
         else:
             grad_y = grad_out
         a = grad_y * height / den
         grad_z = a * slope * s / den + log_z
-        grad_s = a * (z * z - ratio * (w * w + z * z)) + 2 * (grad_logdet / s + gl_m * v) - gl_d * (z * z + w * w)
-        grad_d0 = a * v * (1 - ratio) + gl_m * w * w - gl_d * v
-        grad_d1 = -a * v * ratio + gl_m * z * z - gl_d * v
+        grad_s = a * (zz - ratio * (ww + zz)) + 2 * (grad_logdet / s + gl_m * v) - gl_d * (zz + ww)
+        grad_d0 = a * v * (1 - ratio) + gl_m * ww - gl_d * v
+        grad_d1 = -a * v * ratio + gl_m * zz - gl_d * v
         if not ctx.inverse:
             grad_x = grad_z / width
-        # x₀ and x₁ enter through z and s, y₀ and y₁ through height
+        # x₀ and x₁ enter through z and s, y₁ through height, and y₀ with y₁ moves y
         grad_x1 = -(grad_z * z + grad_s * s) / width
         grad_x0 = -grad_z / width - grad_x1
         grad_y1 = grad_y * ratio + grad_s / width
-        grad_y0 = grad_y - grad_y1
 
-        bins = bin.probs.shape[-1]
-        index = bin.index[..., None, None]
+        # knots are cumulative sums of probabilities, those of a softmax
         j = torch.arange(bins, device=x.device)
-        end = torch.stack((grad_x1, grad_y1), -1).unsqueeze(-1)
-        both = end + torch.stack((grad_x0, grad_y0), -1).unsqueeze(-1)
-        g = torch.where(j < index, both, torch.where(j == index, end, 0.0))
-        g = bin.probs * (g - (g * bin.probs).sum(-1, keepdim=True))
-        grad_bins = g * (2 * ctx.bound * (1 - MIN_BIN * bins))
+        index = bin.index[..., None, None]
+        end = torch.stack((grad_x1, grad_y1), -1).unsqueeze(-1) * (2 * ctx.bound * (1 - MIN_BIN * bins))
+        both = torch.stack((grad_x1 + grad_x0, grad_y), -1).unsqueeze(-1) * (2 * ctx.bound * (1 - MIN_BIN * bins))
+        probs = (logits - bin.log_total.unsqueeze(-1)).exp_()
+        g = torch.where(j < index, both, torch.where(j == index, end, 0.0)) * probs
+        grad_bins = torch.addcmul(g, probs, g.sum(-1, keepdim=True), value=-1)
 
-        raw = torch.stack((grad_d0, grad_d1), -1) * torch.sigmoid(bin.raw_slope)
-        if bin.inner is not None:
-            raw = torch.where(bin.inner, raw, 0.0)
-        hit = j[: params.shape[-1] - 2 * bins] == bin.knots.unsqueeze(-1)
-        grad_slopes = torch.where(hit, raw.unsqueeze(-1), 0.0).sum(-2)
+        raw = (torch.stack((grad_d0, grad_d1), -1) * torch.sigmoid(bin.raw_slope)).unsqueeze(-1)
+        knots = _slope_knots(bin.index, bins, ctx.circular).unsqueeze(-1)
+        grad_slopes = torch.where(j[: params.shape[-1] - 2 * bins] == knots, raw, 0.0).sum(-2)
         grad_params = torch.cat((grad_bins.flatten(-2), grad_slopes), -1).sum_to_size(params.shape)
         return grad_x, grad_params, None, None, None

@@ -22,7 +22,7 @@ class MaskedMLP(nn.Module):
         hidden_features: widths of the hidden layers.
         context: size of the context c, which every unit may see; 0 for none.
         inputs: values per input feature (2 when angles come as cos and sin).
-        activation: applied after each hidden layer.
+        activation: applied after each hidden layer; it may work in place.
 
     Source: MADE: Masked Autoencoder for Distribution Estimation, 2015, arXiv 1502.03509.
 
@@ -39,7 +39,7 @@ class MaskedMLP(nn.Module):
         hidden_features: Sequence[int] = (64, 64),
         context: int = 0,
         inputs: int = 1,
-        activation: Callable[[Tensor], Tensor] = F.relu,
+        activation: Callable[[Tensor], Tensor] = F.relu_,
     ):
         super().__init__()
         self.features, self.outputs, self.inputs = features, outputs, inputs

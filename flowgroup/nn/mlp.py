@@ -19,7 +19,7 @@ class MLP(nn.Module):
         out_features: size of y.
         hidden_features: widths of the hidden layers.
         context: size of c, 0 for none.
-        activation: σ.
+        activation: σ; it may work in place.
         dropout: probability of dropping a hidden unit in training.
 
     Example:
@@ -33,7 +33,7 @@ class MLP(nn.Module):
         out_features: int,
         hidden_features: Sequence[int] = (64, 64),
         context: int = 0,
-        activation: Callable[[Tensor], Tensor] = F.relu,
+        activation: Callable[[Tensor], Tensor] = F.relu_,
         dropout: float = 0.0,
     ):
         super().__init__()
