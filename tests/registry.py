@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowgroup import bijections, flows
+from flowgroup.manifolds import Sphere, constraints
 
 Points = Callable[..., Tensor]
 """(number, dtype=…, device=…) → that many random events."""
@@ -87,14 +88,44 @@ def _spline(**kwargs) -> bijections.Bijection:
     return bijections.RationalQuadraticSpline(bins=5, bound=3.0, **kwargs)
 
 
+def cubic(x: Tensor, params: Tensor) -> Tensor:
+    a, b = params.unbind(-1)
+    return a + x + b.exp() * x**3
+
+
+def logistic(x: Tensor, params: Tensor) -> Tensor:
+    return torch.sigmoid(x * (1 + params[..., 0].square()))
+
+
+def _cubic(x: Tensor, params: Tensor) -> Tensor:
+    a, b = params.unbind(-1)
+    return x + a.exp() * x**3 / 3 + b
+
+
+def _log(x: Tensor, params: Tensor) -> Tensor:
+    return x.log() + params[..., 0].exp() * x
+
+
+_sphere = constraints.OnManifold(Sphere(2))
+
 BIJECTIONS = [
     Entry(bijections.Additive, bijections.Additive, normal()),
     Entry(bijections.Affine, bijections.Affine, normal(scale=3)),
     Entry(bijections.Affine, lambda: bijections.Affine(max_log_scale=0.5), normal(scale=3), label="bounded"),
+    Entry(bijections.Chain, lambda: bijections.Chain(bijections.Affine(), _spline()), normal(scale=2)),
+    Entry(bijections.CircularShift, bijections.CircularShift, angles()),
+    Entry(bijections.CircularShift, lambda: bijections.CircularShift(0.5), box(lower=-0.5, upper=0.5), label="short"),
+    Entry(bijections.Exp, bijections.Exp, normal()),
+    Entry(bijections.GivensLinear, lambda: bijections.GivensLinear(3), normal(3)),
+    Entry(bijections.GivensLinear, lambda: bijections.GivensLinear(4), normal(4), label="even"),
+    Entry(bijections.GivensLinear, lambda: bijections.GivensLinear(3, _sphere), unit_vectors(3), label="sphere"),
+    Entry(bijections.HouseholderLinear, lambda: bijections.HouseholderLinear(4), normal(4)),
+    Entry(bijections.HouseholderLinear, lambda: bijections.HouseholderLinear(3, 3), normal(3), label="odd"),
     Entry(
-        bijections.Chain,
-        lambda: bijections.Chain(bijections.Affine(), _spline()),
-        normal(scale=2),
+        bijections.HouseholderLinear,
+        lambda: bijections.HouseholderLinear(3, domain=_sphere),
+        unit_vectors(3),
+        label="sphere",
     ),
     Entry(
         bijections.Inverse,
@@ -102,10 +133,30 @@ BIJECTIONS = [
         normal(scale=2),
     ),
     Entry(
-        bijections.RationalQuadraticSpline,
-        lambda: _spline(),
-        normal(scale=2),
+        bijections.Inverse,
+        lambda: bijections.Inverse(bijections.Sigmoid()),
+        box(lower=0, upper=1),
+        label="logit",
     ),
+    Entry(bijections.LeakyReLU, lambda: bijections.LeakyReLU(0.2), normal()),
+    Entry(bijections.LULinear, lambda: bijections.LULinear(4), normal(4)),
+    Entry(bijections.LULinear, lambda: bijections.LULinear(3, bias=False), normal(3), label="no-bias"),
+    Entry(bijections.Moebius, bijections.Moebius, angles()),
+    Entry(bijections.Moebius, lambda: bijections.Moebius(0.5), box(lower=-0.5, upper=0.5), label="short"),
+    Entry(bijections.MoebiusMixture, lambda: bijections.MoebiusMixture(4), angles()),
+    Entry(
+        bijections.MoebiusMixture, lambda: bijections.MoebiusMixture(2, 0.5), box(lower=-0.5, upper=0.5), label="short"
+    ),
+    Entry(bijections.Monotone, lambda: bijections.Monotone(_cubic, torch.zeros(2)), normal(scale=2)),
+    Entry(
+        bijections.Monotone,
+        lambda: bijections.Monotone(_log, torch.zeros(1), lower=0.0),
+        box(lower=0, upper=5),
+        label="half-line",
+    ),
+    Entry(bijections.QRLinear, lambda: bijections.QRLinear(4), normal(4)),
+    Entry(bijections.QRLinear, lambda: bijections.QRLinear(3, bias=False), normal(3), label="no-bias"),
+    Entry(bijections.RationalQuadraticSpline, _spline, normal(scale=2)),
     Entry(
         bijections.RationalQuadraticSpline,
         lambda: _spline(tails="circular"),
@@ -118,12 +169,25 @@ BIJECTIONS = [
         box(lower=-3, upper=3),
         label="bounded",
     ),
+    Entry(bijections.Sigmoid, bijections.Sigmoid, normal(scale=2)),
+    Entry(bijections.Softplus, bijections.Softplus, normal(scale=2)),
+    Entry(bijections.SphereMoebius, lambda: bijections.SphereMoebius(1), unit_vectors(2), label="circle"),
+    Entry(bijections.SphereMoebius, lambda: bijections.SphereMoebius(2), unit_vectors(3)),
+    Entry(bijections.SphereMoebius, lambda: bijections.SphereMoebius(4), unit_vectors(5), label="S4"),
+    Entry(bijections.Tanh, bijections.Tanh, normal()),
 ]
-
 
 _ANGLE = {"bins": 5, "bound": math.pi, "tails": "circular"}
 
 TRANSFORMS = [
+    Entry(flows.ActNorm, lambda: flows.ActNorm(3), normal(3, scale=5)),
+    Entry(flows.ActNorm, lambda: flows.ActNorm(2, event_dim=3), normal(2, 3, 2, scale=5), label="image"),
+    Entry(flows.Permutation, lambda: flows.Permutation(4), normal(4)),
+    Entry(flows.Permutation, lambda: flows.Permutation(4, "random"), normal(4), label="random"),
+    *without_and_with_context(flows.GivensLinear, lambda **c: flows.GivensLinear(4, **c), normal(4)),
+    *without_and_with_context(flows.HouseholderLinear, lambda **c: flows.HouseholderLinear(4, **c), normal(4)),
+    *without_and_with_context(flows.LULinear, lambda **c: flows.LULinear(4, **c), normal(4)),
+    *without_and_with_context(flows.QRLinear, lambda **c: flows.QRLinear(4, **c), normal(4)),
     *without_and_with_context(flows.Elementwise, lambda **c: flows.Elementwise(_spline(), 3, **c), normal(3, scale=2)),
     *without_and_with_context(
         flows.Coupling,
@@ -177,12 +241,21 @@ TRANSFORMS = [
     *without_and_with_context(
         flows.Sequential,
         lambda **c: flows.Sequential(
+            flows.ActNorm(4),
             flows.Coupling(_spline(), 4, hidden_features=(16,)),
             flows.Autoregressive(flows.Affine(), 4, hidden_features=(16,), **c).inv,
             flows.Coupling(flows.Affine(), 4, "checkerboard-flipped", hidden_features=(16,), **c),
         ),
         normal(4),
     ),
+    *without_and_with_context(flows.LULinear, lambda **c: flows.LULinear(3, **c), normal(3)),
+    *without_and_with_context(flows.QRLinear, lambda **c: flows.QRLinear(3, **c), normal(3)),
+    *without_and_with_context(flows.HouseholderLinear, lambda **c: flows.HouseholderLinear(4, **c), normal(4)),
+    *without_and_with_context(flows.GivensLinear, lambda **c: flows.GivensLinear(3, **c), normal(3)),
+    Entry(flows.Permutation, lambda: flows.Permutation(4), normal(4), label="reverse"),
+    Entry(flows.Permutation, lambda: flows.Permutation(5, "random"), normal(5), label="random"),
+    Entry(flows.ActNorm, lambda: flows.ActNorm(3), normal(3, scale=3)),
+    Entry(flows.ActNorm, lambda: flows.ActNorm(2, event_dim=3), normal(2, 3, 4), label="image"),
 ]
 
 BASES = [

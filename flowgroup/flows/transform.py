@@ -38,17 +38,24 @@ class Transform(nn.Module):
         """The same transform in the other direction, sharing its parameters."""
         return Inverse(self)
 
-    def _checked(self, name: str, x: Tensor, context: Tensor | None, inverse: bool = False) -> Tensor:
-        """`x` expanded to the joint batch shape with the context, after checking both."""
-        shape, domain = (self.out_shape, self.codomain) if inverse else (self.in_shape, self.domain)
+    def _check_shapes(self, name: str, x: Tensor, context: Tensor | None, inverse: bool = False) -> None:
+        """Raise unless `x` and the context have the right shapes, and their batch shapes broadcast."""
+        shape = self.out_shape if inverse else self.in_shape
         check_event_shape(name, x, shape)
         check_context(context, self.context_features)
-        if self.validate_args and domain is not constraints.real:
+        if context is not None:
+            broadcast_batch(name, x.shape[: x.dim() - len(shape)], context.shape[:-1])
+
+    def _checked(self, name: str, x: Tensor, context: Tensor | None, inverse: bool = False) -> Tensor:
+        """`x` expanded to the joint batch shape with the context, after checking both."""
+        self._check_shapes(name, x, context, inverse)
+        shape, domain = (self.out_shape, self.codomain) if inverse else (self.in_shape, self.domain)
+        if self.validate_args and not isinstance(domain, type(constraints.real)):
             check_constraint(name, x, domain)
         if context is None:
             return x
         n = x.dim() - len(shape)
-        batch = broadcast_batch(name, x.shape[:n], context.shape[:-1])
+        batch = torch.broadcast_shapes(x.shape[:n], context.shape[:-1])
         return x.expand(batch + x.shape[n:])
 
 
@@ -81,9 +88,11 @@ class Inverse(Transform):
         self.context_features = transform.context_features
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self._check_shapes("x", x, context)
         return self.transform.inverse(x, context)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self._check_shapes("y", y, context, inverse=True)
         return self.transform(y, context)
 
     @property
@@ -129,7 +138,7 @@ class Sequential(Transform):
         self.domain, self.codomain = transforms[0].domain, transforms[-1].codomain
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        check_context(context, self.context_features)
+        self._check_shapes("x", x, context)  # before a transform that starts from its first batch sees it
         total: Tensor | float = 0.0
         for t in self.transforms:
             x, logdet = t(x, context if t.context_features else None)
@@ -137,7 +146,7 @@ class Sequential(Transform):
         return x, total
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        check_context(context, self.context_features)
+        self._check_shapes("y", y, context, inverse=True)
         total: Tensor | float = 0.0
         for t in reversed(self.transforms):
             y, logdet = t.inverse(y, context if t.context_features else None)

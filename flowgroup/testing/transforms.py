@@ -411,7 +411,8 @@ def assert_sampling(flow: Flow, context: Tensor | None = None, shape: tuple[int,
         if not out.requires_grad:
             continue
         total = (_weights(out) * out).sum()
-        for name, g in zip(leaves, torch.autograd.grad(total, list(leaves.values()), True, allow_unused=True)):
+        gradients = torch.autograd.grad(total, list(leaves.values()), retain_graph=True, allow_unused=True)
+        for name, g in zip(leaves, gradients):
             if g is not None and not torch.isfinite(g).all():
                 raise AssertionError(f"the gradient of a sample of {flow} in {name} is NaN or infinite")
 
