@@ -3,6 +3,10 @@
 from flowgroup.bijections.affine import Additive, Affine
 from flowgroup.bijections.base import Bijection
 from flowgroup.bijections.combinators import Chain, Inverse
+from flowgroup.bijections.linear import GivensLinear, HouseholderLinear, LULinear, QRLinear
+from flowgroup.bijections.maps import CircularShift, Exp, LeakyReLU, Sigmoid, Softplus, Tanh
+from flowgroup.bijections.moebius import Moebius, MoebiusMixture, SphereMoebius
+from flowgroup.bijections.monotone import Monotone
 from flowgroup.bijections.spline import RationalQuadraticSpline
 
 __all__ = [
@@ -10,6 +14,20 @@ __all__ = [
     "Affine",
     "Bijection",
     "Chain",
+    "CircularShift",
+    "Exp",
+    "GivensLinear",
+    "HouseholderLinear",
     "Inverse",
+    "LULinear",
+    "LeakyReLU",
+    "Moebius",
+    "MoebiusMixture",
+    "Monotone",
+    "QRLinear",
     "RationalQuadraticSpline",
+    "Sigmoid",
+    "Softplus",
+    "SphereMoebius",
+    "Tanh",
 ]
