@@ -1,5 +1,22 @@
 """Densities on manifolds, as torch.distributions."""
 
-from flowgroup.distributions.normal import DiagonalNormal
+from flowgroup.distributions.mixture import Mixture
+from flowgroup.distributions.normal import DiagonalNormal, MultivariateNormal
+from flowgroup.distributions.toy import Checkerboard, EightGaussians, Rings, TwoMoons
+from flowgroup.distributions.uniform import BoxUniform, SphereUniform, TorusUniform
+from flowgroup.distributions.von_mises import VonMises, VonMisesFisher
 
-__all__ = ["DiagonalNormal"]
+__all__ = [
+    "BoxUniform",
+    "Checkerboard",
+    "DiagonalNormal",
+    "EightGaussians",
+    "Mixture",
+    "MultivariateNormal",
+    "Rings",
+    "SphereUniform",
+    "TorusUniform",
+    "TwoMoons",
+    "VonMises",
+    "VonMisesFisher",
+]
