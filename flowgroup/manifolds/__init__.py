@@ -1,5 +1,9 @@
 """Where points live: manifolds with geoopt's interface, and constraints that name them."""
 
 from flowgroup.manifolds import constraints
+from flowgroup.manifolds.base import Manifold
+from flowgroup.manifolds.euclidean import Euclidean
+from flowgroup.manifolds.sphere import Sphere
+from flowgroup.manifolds.torus import Torus
 
-__all__ = ["constraints"]
+__all__ = ["Euclidean", "Manifold", "Sphere", "Torus", "constraints"]

@@ -1,0 +1,53 @@
+"""Every manifold and group with a small constructor: what the law tests of spaces run over.
+
+A public class of `flowgroup.manifolds` or `flowgroup.groups` that is listed nowhere here fails a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from flowgroup.groups import SO2, Group
+from flowgroup.manifolds import Euclidean, Manifold, Sphere, Torus
+
+
+@dataclass(frozen=True)
+class Space:
+    """A manifold, a group or both.
+
+    Attributes:
+        make: constructs it.
+        moves: shape of the points that a group moves.
+    """
+
+    make: Callable[[], Manifold | Group]
+    moves: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return repr(self.make())
+
+
+MANIFOLDS = [
+    Space(lambda: Euclidean(1)),
+    Space(lambda: Euclidean(3)),
+    Space(lambda: Torus(1)),
+    Space(lambda: Torus(3)),
+    Space(lambda: Sphere(1)),
+    Space(lambda: Sphere(2)),
+    Space(lambda: Sphere(5)),
+    Space(lambda: SO2()),
+]
+
+GROUPS = [
+    Space(lambda: Euclidean(2), moves=(2,)),
+    Space(lambda: Torus(1), moves=(1,)),
+    Space(lambda: Torus(2), moves=(2,)),
+    Space(lambda: SO2(), moves=(2,)),
+]
+
+
+def point_moved_by(space: Space, dtype: torch.dtype, device) -> torch.Tensor:
+    return torch.randn(space.moves, dtype=dtype, device=device)
