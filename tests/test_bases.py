@@ -203,6 +203,7 @@ def test_fixed_values_against_closed_forms():
         (lambda: flows.TorusUniform(0), ValueError, "features must be a positive integer"),
         (lambda: flows.SphereUniform(0), ValueError, "dim must be a positive integer"),
         (lambda: flows.VonMises(2, concentration=-1.0), ValueError, "concentration"),
+        (lambda: flows.VonMises(2, concentration=0.0, trainable=True), ValueError, "concentration must start inside"),
         (lambda: flows.VonMisesFisher(0), ValueError, "dim must be a positive integer"),
         (lambda: flows.VonMisesFisher(2, concentration=math.nan), ValueError, "concentration"),
         (lambda: flows.Mixture(flows.DiagonalNormal(2)), ValueError, "components must have one batch dimension"),

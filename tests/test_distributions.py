@@ -191,6 +191,12 @@ def test_bad_arguments(make, message):
         make()
 
 
+@pytest.mark.parametrize("name", [n for n in NAMES if "Mixture" not in n])
+def test_points_of_a_wrong_shape(name):
+    with pytest.raises(ValueError, match="value must have shape"):
+        instances()[name].log_prob(torch.zeros(7, 1))
+
+
 def test_mixtures_have_no_reparametrized_samples():
     d = instances()["Mixture"]
     assert not d.has_rsample

@@ -60,6 +60,7 @@ class DiagonalNormal(Distribution):
         return self.loc + self.scale * noise
 
     def log_prob(self, value: Tensor) -> Tensor:
+        check_event_shape("value", value, self.event_shape)
         z = (value - self.loc) / self.scale
         constant = self.scale.log().sum(-1) + 0.5 * self.event_shape[0] * math.log(2 * math.pi)
         return -0.5 * z.square().sum(-1) - constant
@@ -119,6 +120,7 @@ class MultivariateNormal(Distribution):
         return self.loc + torch.einsum("...ij,...j->...i", self.scale_tril, noise)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        check_event_shape("value", value, self.event_shape)
         # one inverse of L for all points: a batched solve would copy L to each of them
         identity = torch.eye(self.event_shape[0], dtype=self.loc.dtype, device=self.loc.device)
         inverse = torch.linalg.solve_triangular(self.scale_tril, identity, upper=False)

@@ -66,6 +66,7 @@ class BoxUniform(Distribution):
         return torch.lerp(self.low, self.high, u)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        check_event_shape("value", value, self.event_shape)
         inside = ((value >= self.low) & (value <= self.high)).all(-1)
         return torch.where(inside, -(self.high - self.low).log().sum(-1), -math.inf)
 

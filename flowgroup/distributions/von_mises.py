@@ -61,6 +61,7 @@ class VonMises(Distribution):
         return wrap(self.loc + torch.where(right, angle, -angle).to(self.loc.dtype))
 
     def log_prob(self, value: Tensor) -> Tensor:
+        check_event_shape("value", value, self.event_shape)
         # cos x − 1 without cancellation
         cosine = -2 * (0.5 * (value - self.loc)).sin().square()
         constant = math.log(2) + log_normalizer(self.concentration, 1)
@@ -121,6 +122,7 @@ class VonMisesFisher(Distribution):
         return _reflect(torch.cat(((1 - q) / (1 + q), 2 * q.sqrt() / (1 + q) * across), -1), self.loc)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        check_event_shape("value", value, self.event_shape)
         # ⟨μ, x⟩ − 1 without cancellation
         cosine = -0.5 * (value - self.loc).square().sum(-1)
         return (

@@ -27,7 +27,7 @@ class Base(nn.Module):
         arguments: of `make`: tensors, or another Base for an argument that is a distribution itself.
 
     Raises:
-        ValueError: arguments that the distribution does not take.
+        ValueError: arguments that the distribution does not take, or that cannot start training.
 
     Example:
         >>> base = Base(distributions.VonMises, trainable=True, loc=torch.zeros(2), concentration=torch.ones(2))
@@ -50,6 +50,8 @@ class Base(nn.Module):
             elif trainable:
                 self._constraints[name] = constraint = first.arg_constraints[name]
                 raw = value if isinstance(constraint, OnManifold) else transform_to(constraint).inv(value)
+                if not raw.isfinite().all():
+                    raise ValueError(f"{name} must start inside {constraint}, not on its edge, got {value}")
                 self.register_parameter(name, nn.Parameter(raw.clone()))
             else:
                 self.register_buffer(name, value.clone())
