@@ -198,6 +198,19 @@ def test_moebius_stack_stays_on_the_sphere(dtype):
     assert ((x.norm(dim=-1) - 1).abs() < 4 * torch.finfo(dtype).eps).all()
 
 
+@pytest.mark.parametrize("f", [Moebius(), MoebiusMixture(3), SphereMoebius(2)], ids=str)
+def test_moebius_keeps_its_precision_under_autocast(f):
+    """With parameters in bfloat16, as a network makes them there."""
+    x = F.normalize(torch.randn(50, 3), dim=-1)
+    x = x if f.event_dim else x[:, 0]
+    params = torch.randn(50, *f.param_shape).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        results = (*f.forward(x, params), *f.inverse(x, params))
+    for got, expected in zip(results, (*f.forward(x, params.float()), *f.inverse(x, params.float()))):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, expected)
+
+
 def test_mixture_of_one_is_moebius():
     x = torch.linspace(-3.1, 3.1, 21, dtype=torch.float64)
     u = torch.randn(21, 2, dtype=torch.float64)

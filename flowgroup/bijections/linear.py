@@ -40,13 +40,13 @@ class LULinear(Bijection):
         return (self.features**2 + self.features * self.bias,)
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        M, b = _matrix_and_bias(params, self.features)
+        M, b = _matrix_and_bias(_like(params, x), self.features)
         y = matvec(_upper(M), x)
         y = y + matvec(M.tril(-1), y) + b
         return y, _trace(M).expand(y.shape[:-1])
 
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        M, b = _matrix_and_bias(params, self.features)
+        M, b = _matrix_and_bias(_like(params, y), self.features)
         x = solve_triangular(M.tril(-1), y - b, upper=False, unitriangular=True)
         x = solve_triangular(_upper(M), x, upper=True)
         return x, -_trace(M).expand(x.shape[:-1])
@@ -83,12 +83,12 @@ class QRLinear(Bijection):
         return (self.features**2 + self.features * self.bias,)
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        M, b = _matrix_and_bias(params, self.features)
+        M, b = _matrix_and_bias(_like(params, x), self.features)
         y = b - _reflect(_lower_directions(M), matvec(_upper(M), x))
         return y, _trace(M).expand(y.shape[:-1])
 
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        M, b = _matrix_and_bias(params, self.features)
+        M, b = _matrix_and_bias(_like(params, y), self.features)
         x = _reflect(_lower_directions(M), b - y, transpose=True)
         x = solve_triangular(_upper(M), x, upper=True)
         return x, -_trace(M).expand(x.shape[:-1])
@@ -135,11 +135,11 @@ class HouseholderLinear(Bijection):
         return v / (v.square().sum(-2, keepdim=True) + torch.finfo(v.dtype).tiny).sqrt()
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        y = _reflect(self._directions(params), x)
+        y = _reflect(self._directions(_like(params, x)), x)
         return y, y.new_zeros(()).expand(y.shape[:-1])
 
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        x = _reflect(self._directions(params), y, transpose=True)
+        x = _reflect(self._directions(_like(params, y)), y, transpose=True)
         return x, x.new_zeros(()).expand(x.shape[:-1])
 
 
@@ -171,6 +171,7 @@ class GivensLinear(Bijection):
         return (self.features * (self.features - 1) // 2,)
 
     def _rotate(self, x: Tensor, params: Tensor, transpose: bool) -> Tensor:
+        params = _like(params, x)
         if params.dim() > 1:
             return _tournament(x, params, transpose)
         # one rotation for all x: its matrix first, then a single product
@@ -189,6 +190,11 @@ class GivensLinear(Bijection):
 def _check_features(features: int) -> None:
     if features < 1:
         raise ValueError(f"features must be at least 1, got {features}")
+
+
+def _like(params: Tensor, x: Tensor) -> Tensor:
+    """Parameters that a network made under autocast, in the precision of x: no rotation is one in bfloat16."""
+    return params.to(torch.promote_types(params.dtype, x.dtype))
 
 
 def _matrix_and_bias(params: Tensor, n: int) -> tuple[Tensor, Tensor | float]:
@@ -217,7 +223,8 @@ def _reflect(V: Tensor, x: Tensor, transpose: bool = False) -> Tensor:
     H₁…H_k = I − V S⁻¹ Vᵀ with S upper triangular, ½ on its diagonal and VᵀV above it.
     """
     half = 0.5 * torch.eye(V.shape[-1], dtype=V.dtype, device=V.device)
-    S = (V.mT @ V).triu(1) + half
+    with torch.autocast(V.device.type, enabled=False):
+        S = (V.mT @ V).triu(1) + half
     t = solve_triangular(S.mT if transpose else S, matvec(V.mT, x), upper=not transpose)
     return x - matvec(V, t)
 

@@ -36,16 +36,16 @@ class Moebius(Bijection):
     def param_shape(self) -> tuple[int]:
         return (2,)
 
-    def _map(self, x: Tensor, u: Tensor, sign: int) -> tuple[Tensor, Tensor]:
+    def _map(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         unit = math.pi / self.half_period
-        turn, log_slope = _turn(x * unit, _ball(sign * u))
+        turn, log_slope = _turn(x * unit, _ball(u, x.dtype))
         return wrap(x + turn / unit, self.half_period), log_slope
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        return self._map(x, params, 1)
+        return self._map(x, params)
 
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        return self._map(y, params, -1)
+        return self._map(y, -params)
 
     def __repr__(self) -> str:
         return f"Moebius(half_period={self.half_period:g})"
@@ -87,13 +87,14 @@ class MoebiusMixture(Bijection):
         ring = 0.1 * torch.stack((angle.cos(), angle.sin()), -1)
         return torch.cat((ring.flatten(), torch.zeros(self.components)))
 
-    def _weights_and_centres(self, params: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _weights_and_centres(self, params: Tensor, dtype: torch.dtype) -> tuple[Tensor, tuple[Tensor, ...]]:
         K = self.components
-        return params[..., 2 * K :].log_softmax(-1), _ball(params[..., : 2 * K].unflatten(-1, (K, 2)))
+        log_weight = params[..., 2 * K :].to(torch.promote_types(params.dtype, dtype)).log_softmax(-1)
+        return log_weight, _ball(params[..., : 2 * K].unflatten(-1, (K, 2)), dtype)
 
     def _lift(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """The map as an increasing function of the line, in radians, and its log-slope."""
-        log_weight, ball = self._weights_and_centres(params)
+        log_weight, ball = self._weights_and_centres(params, x.dtype)
         turn, log_slope = _turn(x.unsqueeze(-1), ball)
         return x + (turn * log_weight.exp()).sum(-1), (log_slope + log_weight).logsumexp(-1)
 
@@ -105,7 +106,7 @@ class MoebiusMixture(Bijection):
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         unit = math.pi / self.half_period
         y = (wrap(y, self.half_period) * unit).expand(torch.broadcast_shapes(y.shape, params.shape[:-1]))
-        log_weight, ball = self._weights_and_centres(params.detach())
+        log_weight, ball = self._weights_and_centres(params.detach(), y.dtype)
         weight = log_weight.exp()
         # every component turns by less than π
         start = y.detach()
@@ -145,7 +146,7 @@ class SphereMoebius(Bijection):
         return (self.dim + 1,)
 
     def _map(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        q, centre, r, gap, log_volume = _ball(u)
+        q, centre, r, gap, log_volume = _ball(u, x.dtype)
         distance2 = gap.square() + r * (x - centre).square().sum(-1)
         log_scale = log_volume - distance2.log()
         y = log_scale.exp().unsqueeze(-1) * (x - q) - q
@@ -178,11 +179,12 @@ def _turn(x: Tensor, ball: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     return turn, log_volume - (gap.square() + chord2).log()
 
 
-def _ball(u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _ball(u: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """q = u/√(1+|u|²), its direction q/|q|, |q|, 1 − |q| and log(1 − |q|²), none by a difference of near equals.
 
     For unit x, |x − q|² = (1−|q|)² + |q| |x − q/|q||² keeps all its digits where x and q come close.
     """
+    u = u.to(torch.promote_types(u.dtype, dtype))  # a network under autocast makes them in bfloat16
     u2 = u.square().sum(-1)
     length = (u2 + torch.finfo(u.dtype).tiny).sqrt()  # keeps gradients right at u = 0
     root = (1 + u2).sqrt()
