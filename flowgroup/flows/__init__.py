@@ -1,24 +1,95 @@
 """Trainable transforms, flows and ready-made recipes."""
 
-from flowgroup.bijections import Additive, Affine
+from flowgroup.bijections import (
+    Additive,
+    Affine,
+    Chain,
+    CircularShift,
+    Exp,
+    LeakyReLU,
+    Moebius,
+    MoebiusMixture,
+    Monotone,
+    RationalQuadraticSpline,
+    Sigmoid,
+    Softplus,
+    SphereMoebius,
+    Tanh,
+)
+from flowgroup.flows.actnorm import ActNorm
 from flowgroup.flows.autoregressive import Autoregressive
-from flowgroup.flows.bases import Base, DiagonalNormal
+from flowgroup.flows.bases import (
+    Base,
+    BoxUniform,
+    DiagonalNormal,
+    Mixture,
+    MixtureNormal,
+    MixtureVonMisesFisher,
+    MultivariateNormal,
+    SphereUniform,
+    TorusUniform,
+    VonMises,
+    VonMisesFisher,
+)
 from flowgroup.flows.coupling import Coupling
 from flowgroup.flows.elementwise import Elementwise
 from flowgroup.flows.flow import Flow, FlowDistribution
+from flowgroup.flows.image import MultiScale, PerPixel, Squeeze
+from flowgroup.flows.linear import GivensLinear, HouseholderLinear, LULinear, Permutation, QRLinear
+from flowgroup.flows.recipes import IAF, MAF, NCSF, NICE, NSF, Glow, RealNVP, SphereFlow
+from flowgroup.flows.sphere import RecursiveSphere
 from flowgroup.flows.transform import Inverse, Sequential, Transform
 
 __all__ = [
+    "IAF",
+    "MAF",
+    "NCSF",
+    "NICE",
+    "NSF",
+    "ActNorm",
     "Additive",
     "Affine",
     "Autoregressive",
     "Base",
+    "BoxUniform",
+    "Chain",
+    "CircularShift",
     "Coupling",
     "DiagonalNormal",
     "Elementwise",
+    "Exp",
     "Flow",
     "FlowDistribution",
+    "GivensLinear",
+    "Glow",
+    "HouseholderLinear",
     "Inverse",
+    "LULinear",
+    "LeakyReLU",
+    "Mixture",
+    "MixtureNormal",
+    "MixtureVonMisesFisher",
+    "Moebius",
+    "MoebiusMixture",
+    "Monotone",
+    "MultiScale",
+    "MultivariateNormal",
+    "PerPixel",
+    "Permutation",
+    "QRLinear",
+    "RationalQuadraticSpline",
+    "RealNVP",
+    "RecursiveSphere",
     "Sequential",
+    "Sigmoid",
+    "Softplus",
+    "SphereFlow",
+    "SphereMoebius",
+    "SphereUniform",
+    "Squeeze",
+    "Tanh",
+    "TorusUniform",
     "Transform",
+    "VonMises",
+    "VonMisesFisher",
 ]
