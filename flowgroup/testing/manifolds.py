@@ -406,9 +406,12 @@ def points_and_tangents(manifold: Manifold, dtype: torch.dtype, device=None, n: 
 
 
 def _tangents(manifold: Manifold, x: Tensor, radius: float) -> Tensor:
-    """Tangent vectors at x, of length uniform up to a part of the injectivity radius."""
+    """Tangent vectors at x, of length uniform up to a part of the injectivity radius, the shortest left out."""
     u = manifold.proju(x, torch.randn_like(x))
-    length = radius * min(manifold.injectivity_radius, 2 / 0.9) * torch.rand_like(manifold.norm(x, u))
+    # a short projection is mostly rounding, so it is projected again once it is long
+    u = manifold.proju(x, u / manifold.norm(x, u, keepdim=True))
+    share = 0.05 + 0.95 * torch.rand_like(manifold.norm(x, u))
+    length = radius * min(manifold.injectivity_radius, 2 / 0.9) * share
     return manifold._over_event(length) * u / manifold.norm(x, u, keepdim=True)
 
 
