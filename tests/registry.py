@@ -88,15 +88,6 @@ def _spline(**kwargs) -> bijections.Bijection:
     return bijections.RationalQuadraticSpline(bins=5, bound=3.0, **kwargs)
 
 
-def cubic(x: Tensor, params: Tensor) -> Tensor:
-    a, b = params.unbind(-1)
-    return a + x + b.exp() * x**3
-
-
-def logistic(x: Tensor, params: Tensor) -> Tensor:
-    return torch.sigmoid(x * (1 + params[..., 0].square()))
-
-
 def _cubic(x: Tensor, params: Tensor) -> Tensor:
     a, b = params.unbind(-1)
     return x + a.exp() * x**3 / 3 + b
@@ -182,6 +173,12 @@ _ANGLE = {"bins": 5, "bound": math.pi, "tails": "circular"}
 TRANSFORMS = [
     Entry(flows.ActNorm, lambda: flows.ActNorm(3), normal(3, scale=5)),
     Entry(flows.ActNorm, lambda: flows.ActNorm(2, event_dim=3), normal(2, 3, 2, scale=5), label="image"),
+    Entry(
+        flows.MultiScale,
+        lambda: flows.MultiScale([flows.Squeeze(), flows.Squeeze()], image_shape=(3, 4, 4)),
+        normal(3, 4, 4),
+    ),
+    *without_and_with_context(flows.PerPixel, lambda **c: flows.PerPixel(flows.LULinear(2, **c)), normal(2, 3, 2)),
     Entry(flows.Permutation, lambda: flows.Permutation(4), normal(4)),
     Entry(flows.Permutation, lambda: flows.Permutation(4, "random"), normal(4), label="random"),
     *without_and_with_context(flows.GivensLinear, lambda **c: flows.GivensLinear(4, **c), normal(4)),
@@ -239,6 +236,24 @@ TRANSFORMS = [
         normal(4, scale=2),
     ),
     *without_and_with_context(
+        flows.RecursiveSphere,
+        lambda **c: flows.RecursiveSphere(2, bins=5, hidden_features=(16,), **c),
+        unit_vectors(3),
+    ),
+    *without_and_with_context(
+        flows.RecursiveSphere,
+        lambda **c: flows.RecursiveSphere(4, bins=5, hidden_features=(16,), **c),
+        unit_vectors(5),
+        label="S4",
+    ),
+    *without_and_with_context(
+        flows.RecursiveSphere,
+        lambda **c: flows.RecursiveSphere(1, bins=3, hidden_features=(16,), circle="moebius", **c),
+        unit_vectors(2),
+        label="circle",
+    ),
+    Entry(flows.Squeeze, flows.Squeeze, normal(2, 4, 2)),
+    *without_and_with_context(
         flows.Sequential,
         lambda **c: flows.Sequential(
             flows.ActNorm(4),
@@ -248,22 +263,51 @@ TRANSFORMS = [
         ),
         normal(4),
     ),
-    *without_and_with_context(flows.LULinear, lambda **c: flows.LULinear(3, **c), normal(3)),
-    *without_and_with_context(flows.QRLinear, lambda **c: flows.QRLinear(3, **c), normal(3)),
-    *without_and_with_context(flows.HouseholderLinear, lambda **c: flows.HouseholderLinear(4, **c), normal(4)),
-    *without_and_with_context(flows.GivensLinear, lambda **c: flows.GivensLinear(3, **c), normal(3)),
-    Entry(flows.Permutation, lambda: flows.Permutation(4), normal(4), label="reverse"),
-    Entry(flows.Permutation, lambda: flows.Permutation(5, "random"), normal(5), label="random"),
-    Entry(flows.ActNorm, lambda: flows.ActNorm(3), normal(3, scale=3)),
-    Entry(flows.ActNorm, lambda: flows.ActNorm(2, event_dim=3), normal(2, 3, 4), label="image"),
 ]
+
+
+def _base(of: Callable, *args, points: Points, label: str = "", **kwargs) -> Entry:
+    return Entry(of, lambda: of(*args, **kwargs), points, label=label)
+
 
 BASES = [
-    Entry(flows.DiagonalNormal, lambda: flows.DiagonalNormal(3), normal(3)),
-    Entry(flows.DiagonalNormal, lambda: flows.DiagonalNormal(3, trainable=True), normal(3), label="trainable"),
+    _base(flows.BoxUniform, [-1.0, 0.0], [1.0, 3.0], points=box(2, lower=0, upper=1)),
+    _base(flows.DiagonalNormal, 3, points=normal(3)),
+    _base(flows.DiagonalNormal, 3, trainable=True, points=normal(3), label="trainable"),
+    _base(flows.Mixture, flows.MixtureNormal(3, 2).components, points=normal(3)),
+    _base(flows.MixtureNormal, 3, components=4, points=normal(3)),
+    _base(flows.MixtureVonMisesFisher, 2, components=4, points=unit_vectors(3)),
+    _base(flows.MultivariateNormal, 3, points=normal(3)),
+    _base(flows.SphereUniform, 2, points=unit_vectors(3)),
+    _base(flows.TorusUniform, 2, points=angles(2)),
+    _base(flows.VonMises, 2, concentration=2.0, points=angles(2)),
+    _base(flows.VonMises, 2, trainable=True, points=angles(2), label="trainable"),
+    _base(flows.VonMisesFisher, 2, concentration=2.0, points=unit_vectors(3)),
+    _base(flows.VonMisesFisher, 3, trainable=True, points=unit_vectors(4), label="trainable"),
 ]
 
-RECIPES: list[Entry] = []
+_SMALL = {"transforms": 2, "hidden_features": (16,)}
+
+
+def _recipe(of: Callable, *args, points: Points, label: str = "", **kwargs) -> list[Entry]:
+    return without_and_with_context(of, lambda **c: of(*args, **_SMALL | kwargs, **c), points, label)
+
+
+RECIPES = [
+    *_recipe(flows.NICE, 3, points=normal(3)),
+    *_recipe(flows.RealNVP, 3, points=normal(3)),
+    *_recipe(flows.MAF, 3, points=normal(3)),
+    *_recipe(flows.IAF, 3, points=normal(3)),
+    *_recipe(flows.Glow, 3, points=normal(3)),
+    *_recipe(flows.Glow, (1, 4, 4), points=normal(1, 4, 4), label="image"),
+    *_recipe(flows.NSF, 3, bins=5, points=normal(3)),
+    *_recipe(flows.NSF, 3, bins=5, autoregressive=True, points=normal(3), label="autoregressive"),
+    *_recipe(flows.NCSF, 3, bins=5, points=angles(3)),
+    *_recipe(flows.NCSF, 3, bins=5, autoregressive=True, points=angles(3), label="autoregressive"),
+    *_recipe(flows.SphereFlow, 2, bins=5, points=unit_vectors(3)),
+    *_recipe(flows.SphereFlow, 1, transforms=1, bins=5, points=unit_vectors(2), label="circle"),
+    *_recipe(flows.SphereFlow, 3, transforms=1, bins=3, circle="moebius", points=unit_vectors(4), label="moebius"),
+]
 
 # What is public and has no laws of its own: contracts, and what only holds others.
 ABSTRACT = {bijections.Bijection, flows.Transform, flows.Base, flows.Flow, flows.FlowDistribution}

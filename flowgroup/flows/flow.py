@@ -138,7 +138,9 @@ class FlowDistribution(Distribution):
 
     @property
     def support(self):
-        return constraints.independent(self.flow.transform.domain, len(self.event_shape))
+        domain = self.flow.transform.domain
+        scalars = len(self.event_shape) - domain.event_dim
+        return constraints.independent(domain, scalars) if scalars else domain
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.flow.log_prob(value, self.context)
