@@ -298,6 +298,31 @@ def test_divergence_names_the_step_and_keeps_the_last_good_weights(gradient, goo
     assert torch.isfinite(bad.log_prob(x)).all()
 
 
+def test_actnorm_starts_anew_after_a_divergence_in_the_first_step():
+    x = 100.0 + 7.0 * gaussian(64, 1)
+    flow = flows.Flow(flows.Sequential(flows.ActNorm(3), NaNAfter(1)), base=flows.DiagonalNormal(3)).double()
+    before = state(flow)
+    with pytest.raises(DivergenceError, match="epoch 0, step 0"):
+        fit_to_data(flow, x, progress=False)
+    assert same(state(flow), before)
+    flow.transform[1].calls = 1000
+    still = dict(optimizer=lambda p: torch.optim.SGD(p, lr=0.0), batch_size=64)
+    fit_to_data(flow, x, epochs=1, progress=False, **still)
+    assert flow.transform(x)[0].mean(0).abs().max() < 1e-9
+
+
+def test_a_validation_loss_that_is_nan_is_a_divergence():
+    class NaNInEval(NaNAfter):
+        def forward(self, x, context=None):
+            return x, x.new_full(x.shape[:-1], 0.0 if self.training else math.nan)
+
+    x = gaussian(64, 1)
+    layers = flows.Sequential(flows.Elementwise(flows.Affine(), 3), NaNInEval(0))
+    flow = flows.Flow(layers, base=flows.DiagonalNormal(3)).double()
+    with pytest.raises(DivergenceError, match="validation loss became nan at epoch 0, step 4"):
+        fit_to_data(flow, x, validation=x, batch_size=16, progress=False)
+
+
 def test_a_far_too_large_rate_diverges_and_leaves_the_best_weights():
     flow, x = affine_flow(dtype=torch.float32), gaussian(64, 1, torch.float32)
     rates = iter([1e-2] * 8 + [1e38] * 100)

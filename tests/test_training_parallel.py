@@ -104,6 +104,8 @@ def main(folder):
     rank = int(os.environ["RANK"])
     torch.set_num_threads(1)
     results = all_runs(folder, rank)
+    with pytest.raises(ValueError, match="a stream has no rows to share out"):
+        fit_to_data(make_flow(), DataLoader(TensorDataset(*rows(41, 1)), batch_size=None), **FIT)
     assert not dist.is_initialized()
     dist.init_process_group("gloo")  # a group that is there already is used, and left
     flow = make_flow()

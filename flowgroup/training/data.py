@@ -56,18 +56,25 @@ class Source:
     checked: bool = False
 
 
-def open_source(flow: Flow, name: str, data: Data, batch_size: int, shuffle: bool) -> Source:
+def open_source(flow: Flow, name: str, data: Data, batch_size: int, shuffle: bool, group: Processes) -> Source:
     """A source of batches from whatever the user holds; tensors are checked here, all other data as it comes."""
     if isinstance(data, DataLoader):
-        return _from_loader(name, data)
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        return _from_loader(name, DataLoader(data, batch_size, shuffle=shuffle))
-    if isinstance(data, Tensor | tuple | list):
-        return _from_tensors(flow, name, data, batch_size, shuffle)
-    raise TypeError(
-        f"{name} must be a torch.Tensor, a pair (x, context) of them, a map-style Dataset or a DataLoader, "
-        f"got {type(data).__name__}"
-    )
+        source = _from_loader(name, data)
+    elif isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        source = _from_loader(name, DataLoader(data, batch_size, shuffle=shuffle))
+    elif isinstance(data, Tensor | tuple | list):
+        source = _from_tensors(flow, name, data, batch_size, shuffle)
+    else:
+        raise TypeError(
+            f"{name} must be a torch.Tensor, a pair (x, context) of them, a map-style Dataset or a DataLoader, "
+            f"got {type(data).__name__}"
+        )
+    if source.plan is None and group.world > 1:
+        raise ValueError(
+            f"{name} must be tensors, a map-style Dataset or a DataLoader that batches one when several processes "
+            f"train: a stream has no rows to share out"
+        )
+    return source
 
 
 def _from_tensors(flow: Flow, name: str, data, batch_size: int, shuffle: bool) -> Source:
@@ -152,11 +159,6 @@ def batches(flow: Flow, source: Source, group: Processes, seed: int, epoch: int)
     Which rows make a joint batch depends on (seed, epoch) alone, and on the user's generators where there are any.
     """
     if source.plan is None:
-        if group.world > 1:
-            raise ValueError(
-                f"{source.name} must be tensors, a map-style Dataset or a DataLoader that batches one when several "
-                f"processes train: a stream has no rows to share out"
-            )
         plan = shards = None
     else:
         with seeded(group.device, seed, epoch):

@@ -109,8 +109,8 @@ def fit_to_data(
     )
     path = None if checkpoint is None else Path(checkpoint)
     with processes(flow) as group:
-        train = open_source(flow, "data", data, batch_size, shuffle=True)
-        valid = None if validation is None else open_source(flow, "validation", validation, batch_size, shuffle=False)
+        train = open_source(flow, "data", data, batch_size, True, group)
+        valid = None if validation is None else open_source(flow, "validation", validation, batch_size, False, group)
         if train.steps is None and schedule != "constant":
             raise ValueError(f"schedule={schedule!r} needs data of known length; use schedule='constant'")
         params = [p for p in flow.parameters() if p.requires_grad]
