@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops import while_loop
 
 from flowgroup.bijections.base import Bijection
 from flowgroup.manifolds import constraints
@@ -160,12 +161,21 @@ def bisect(
     largest = torch.finfo(y.dtype).max
     low = _to_key(torch.zeros_like(y) + (-largest if lower is None else lower)) - 1
     high = _to_key(torch.zeros_like(y) + (largest if upper is None else upper))
-    for _ in range(8 * y.element_size()):
+    steps = 8 * y.element_size()
+
+    def halve(i, low: Tensor, high: Tensor):
         middle = (low | high) - ((low ^ high) >> 1)  # (low + high) / 2 rounded up, without overflow
         x = _from_key(middle, y.dtype)
         fx = function(x)
         below = (fx < y) | (fx.isnan() & (x < 0))  # f may overflow to NaN far out on either side
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return i + 1, torch.where(below, middle, low), torch.where(below, high, middle)
+
+    if torch.compiler.is_compiling():  # a loop in the graph too: unrolled, inductor takes minutes over it
+        start = (torch.zeros((), dtype=torch.int64), low, high)
+        _, low, high = while_loop(lambda i, low, high: i < steps, halve, start)
+    else:
+        for i in range(steps):
+            _, low, high = halve(i, low, high)
     return _from_key(high, y.dtype)
 
 
