@@ -6,7 +6,7 @@ import pytest
 import registry
 import torch
 
-from flowgroup import bijections, flows
+from flowgroup import bijections, distributions, flows
 
 WITH_CONTEXT = [e for e in registry.TRANSFORMS + registry.RECIPES if e.context]
 WITHOUT_CONTEXT = [e for e in registry.TRANSFORMS + registry.RECIPES if not e.context]
@@ -139,6 +139,89 @@ def test_outside_a_spline_with_linear_tails_is_the_identity():
     for function in (t, t.inverse):
         y, logdet = function(x)
         assert torch.equal(y, x) and torch.equal(logdet, torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: flows.SphereFlow(2, transforms=2, hidden_features=(8,)),
+        lambda: flows.Flow(flows.Elementwise(bijections.SphereMoebius(2), 3), flows.SphereUniform(2)),
+    ],
+)
+def test_points_off_the_sphere(make):
+    flow = make()
+    x = torch.nn.functional.normalize(torch.randn(4, 3), dim=-1)
+    x[2] *= 1.01
+    x[3] = 0
+    with (
+        Unchanged(flow),
+        pytest.raises(ValueError, match=r"must lie in the manifold Sphere\(2\), but 2 of 4 points do"),
+    ):
+        flow.log_prob(x)
+    with (
+        Unchanged(flow),
+        pytest.raises(ValueError, match=r"must lie in the manifold Sphere\(2\), but 2 of 4 points do"),
+    ):
+        flow.transform.inverse(x)
+
+
+def test_angles_that_are_no_numbers():
+    flow = flows.NCSF(2, transforms=1, hidden_features=(8,))
+    with Unchanged(flow), pytest.raises(ValueError, match=r"^x must lie in the circle .*, but 1 of 2 points do not"):
+        flow.transform(torch.tensor([0.0, torch.nan]))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_actnorm_does_not_start_from_a_batch_with_nan(bad):
+    t = flows.ActNorm(2)
+    x = torch.randn(8, 2)
+    x[3, 1] = bad
+    with Unchanged(t), pytest.raises(ValueError, match=r"^x must be finite, got 1 NaN or infinite of 16 values"):
+        t(x)
+    assert not t.initialized
+    good = 3 * torch.randn(8, 2) + 1
+    torch.testing.assert_close(t(good)[0].mean(0), torch.zeros(2))
+
+
+def test_actnorm_does_not_start_before_a_later_part_refuses_the_context():
+    flow = flows.NSF(2, context=3, transforms=1, hidden_features=(8,))
+    with Unchanged(flow), pytest.raises(ValueError, match=r"must broadcast, got \(8,\) and \(5,\)"):
+        flow.log_prob(torch.randn(8, 2), torch.randn(5, 3))
+
+
+def test_checks_of_values_can_be_turned_off():
+    t = flows.Elementwise(bijections.RationalQuadraticSpline(bins=4, bound=2.0, tails="bounded"), 2)
+    flow = flows.Flow(t, flows.BoxUniform([-2.0, -2.0], [2.0, 2.0]), validate_args=False)
+    assert flow.log_prob(torch.tensor([torch.nan, 3.0])).shape == ()
+    with pytest.raises(ValueError, match=r"^x must have shape"):
+        flow.log_prob(torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: flows.VonMises(2, concentration=-1.0),
+        lambda: flows.VonMisesFisher(2, concentration=-1.0),
+        lambda: flows.MixtureVonMisesFisher(2, components=3, concentration=-1.0),
+        lambda: flows.VonMises(2, concentration=torch.nan),
+    ],
+)
+def test_negative_concentration(make):
+    with pytest.raises(ValueError, match=r"(?s)concentration .*GreaterThanEq\(lower_bound=0.0\).*(-1|nan)"):
+        make()
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, torch.nan])
+def test_scale_that_is_not_positive(scale):
+    with pytest.raises(ValueError, match=r"(?s)scale .*GreaterThan\(lower_bound=0.0\)"):
+        distributions.DiagonalNormal(torch.zeros(2), torch.tensor([1.0, scale]))
+
+
+def test_number_in_the_place_of_a_shape():
+    flow = flows.Flow(flows.Elementwise(flows.Affine(), 2), flows.DiagonalNormal(2))
+    for function in (flow.sample, flow.rsample_and_log_prob):
+        with pytest.raises(TypeError, match=r"^shape must be a sequence of integers such as \(5,\), got 5"):
+            function(5)
 
 
 @pytest.mark.parametrize("mask", ["chequered", "", "Half"])

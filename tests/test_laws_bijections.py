@@ -5,6 +5,7 @@ import registry
 import torch
 
 from flowgroup import bijections, testing
+from flowgroup.manifolds import constraints
 
 every_bijection = pytest.mark.parametrize("entry", registry.BIJECTIONS, ids=str)
 
@@ -65,3 +66,91 @@ def test_gradients_equal_finite_differences(entry, direction):
         x = bijection.forward(x, params)[0]
     function = getattr(bijection, direction)
     assert torch.autograd.gradcheck(function, (x.requires_grad_(), params.requires_grad_()), atol=1e-6)
+
+
+# The laws themselves: each wrong map breaks the law named beside it, and the message says so.
+
+
+class WrongLogdet(bijections.Affine):
+    def forward(self, x, params):
+        y, logdet = super().forward(x, params)
+        return y, logdet + 1e-4 * x
+
+
+class WrongInverseLogdet(bijections.Affine):
+    def inverse(self, y, params):
+        x, logdet = super().inverse(y, params)
+        return x, 1.001 * logdet
+
+
+class WrongInverse(bijections.Affine):
+    def inverse(self, y, params):
+        x, logdet = super().inverse(y, params)
+        return x * (1 + 1e-4), logdet
+
+
+class MixesTheBatch(bijections.Affine):
+    def forward(self, x, params):
+        y, logdet = super().forward(x, params)
+        return y - 1e-3 * y.mean(), logdet
+
+
+class OffItsCodomain(bijections.Sigmoid):
+    codomain = constraints.Interval(0.0, 0.5)
+
+
+class IgnoresParams(bijections.Affine):
+    def forward(self, x, params):
+        return x + 0 * params[..., 0], 0 * x + 0 * params[..., 0]
+
+
+class NaNGradient(bijections.Affine):
+    def forward(self, x, params):
+        y, logdet = super().forward(x, params)
+        return y + (x - x).abs().sqrt(), logdet
+
+
+class LooksAtValues(bijections.Affine):
+    def forward(self, x, params):
+        return super().forward(x, params) if (x > -100).all() else (x, x)
+
+
+class CopiesBadly(bijections.Affine):
+    def __deepcopy__(self, memo):
+        return bijections.Affine(max_log_scale=2.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "law", "message"),
+    [
+        (WrongLogdet, testing.assert_log_det, "logdet of f ="),
+        (WrongInverseLogdet, testing.assert_log_det, "logdet of f⁻¹ ="),
+        (WrongLogdet, testing.assert_log_dets_cancel, "cancel"),
+        (WrongInverseLogdet, testing.assert_log_dets_cancel, "cancel"),
+        (WrongInverse, testing.assert_invertible, "f⁻¹"),
+        (OffItsCodomain, testing.assert_invertible, "lies off the interval"),
+        (MixesTheBatch, testing.assert_batch_broadcasting, "f of a batch is f of each event"),
+        (IgnoresParams, testing.assert_context_broadcasting, "same for every context"),
+        (NaNGradient, testing.assert_gradients_finite, "gradients in x are NaN or infinite"),
+        (CopiesBadly, testing.assert_deepcopy, "a deep copy"),
+    ],
+)
+def test_laws_catch_wrong_maps(wrong, law, message, dtype):
+    bijection = wrong()
+    x, params = torch.randn(8, dtype=dtype), torch.randn(8, *bijection.param_shape, dtype=dtype)
+    with pytest.raises(AssertionError, match=message):
+        law(bijection, x, params)
+
+
+def test_laws_catch_python_branches_on_values():
+    arguments = LooksAtValues(), torch.randn(8), torch.randn(8, 2)
+    with pytest.raises(RuntimeError, match="vmap"):
+        testing.assert_vmap(*arguments)
+    with pytest.raises(Exception, match=r"[Dd]ata-dependent"):
+        testing.assert_compiles(*arguments, backend="eager")
+
+
+def test_all_laws_at_once():
+    testing.assert_bijection(bijections.Affine(), torch.randn(4), torch.randn(4, 2))
+    with pytest.raises(AssertionError, match="logdet of f"):
+        testing.assert_bijection(WrongLogdet(), torch.randn(4), torch.randn(4, 2))

@@ -1,5 +1,8 @@
 """Every trainable transform keeps the laws, away from the parameters it starts with."""
 
+import copy
+import pickle
+
 import pytest
 import registry
 import torch
@@ -61,6 +64,12 @@ def test_inv_swaps_directions(entry):
     for got, expected in zip(transform.inv.inv(x, context), (y, logdet)):
         assert torch.equal(got, expected)
     assert transform.inv.domain is transform.codomain and transform.inv.in_shape == transform.out_shape
+
+
+def test_copies_do_not_look_at_values_of_the_whole_line():
+    t = flows.Elementwise(flows.Affine(), 2)
+    for twin in (t, copy.deepcopy(t), pickle.loads(pickle.dumps(t))):
+        assert twin(torch.tensor([0.0, torch.nan]))[0].isnan().tolist() == [False, True]
 
 
 def naive_inverse(transform, y, context):

@@ -114,6 +114,8 @@ class Flow(nn.Module):
         return x, base.log_prob(z) - logdet
 
     def _sample_shape(self, shape: Sequence[int], context: Tensor | None) -> torch.Size:
+        if isinstance(shape, int):
+            raise TypeError(f"shape must be a sequence of integers such as ({shape},), got {shape}")
         check_context(context, self.context_features)
         if self.validate_args and context is not None:
             check_finite("context", context)
@@ -128,11 +130,11 @@ class FlowDistribution(Distribution):
     """A flow with its context filled in, seen as a torch.distributions.Distribution."""
 
     arg_constraints: dict = {}
-    has_rsample = True
 
     def __init__(self, flow: Flow, context: Tensor | None = None):
         check_context(context, flow.context_features)
         self.flow, self.context = flow, context
+        self.has_rsample = flow.base.distribution().has_rsample
         batch_shape = torch.Size() if context is None else context.shape[:-1]
         super().__init__(batch_shape, flow.event_shape, validate_args=False)
 
