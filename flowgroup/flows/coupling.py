@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from flowgroup.bijections import Bijection
 from flowgroup.flows.transform import Transform
+from flowgroup.linalg import permute
 from flowgroup.manifolds.constraints import Circle
 from flowgroup.nn.mlp import MLP, periodic, start_near_
 
@@ -87,9 +88,11 @@ class Coupling(Transform):
         self._dim = -event_dim
 
         kept, moved = (~mask).nonzero().flatten(), mask.nonzero().flatten()
-        self.register_buffer("_kept", kept, persistent=False)
-        self.register_buffer("_moved", moved, persistent=False)
-        self.register_buffer("_restore", torch.cat((kept, moved)).argsort(), persistent=False)
+        order = torch.cat((kept, moved))
+        self.register_buffer("_order", order, persistent=False)
+        self.register_buffer("_restore", order.argsort(), persistent=False)
+        self._sorted = torch.equal(order, torch.arange(features))
+        self._sizes = (len(kept), len(moved))
         if conditioner is None:
             if event_dim != 1:
                 raise ValueError("conditioner is missing: images need one, such as flowgroup.nn.ConvNet")
@@ -102,13 +105,17 @@ class Coupling(Transform):
         if isinstance(self.domain, Circle):
             kept = periodic(kept, self.domain.half_period)
         out = self.conditioner(kept) if context is None else self.conditioner(kept, context)
-        out = out.unflatten(self._dim, (len(self._moved), -1))
+        out = out.unflatten(self._dim, (self._sizes[1], -1))
         return out if self._dim == -1 else out.movedim(self._dim, -1)
 
     def _couple(self, x: Tensor, context: Tensor | None, f) -> tuple[Tensor, Tensor]:
-        kept = x.index_select(self._dim, self._kept)
-        moved, logdet = f(x.index_select(self._dim, self._moved), self._params(kept, context))
-        y = torch.cat((kept, moved), self._dim).index_select(self._dim, self._restore)
+        if not self._sorted:
+            x = permute(x, self._order, self._restore, self._dim)
+        kept, moved = x.split(self._sizes, self._dim)
+        moved, logdet = f(moved, self._params(kept, context))
+        y = torch.cat((kept, moved), self._dim)
+        if not self._sorted:
+            y = permute(y, self._restore, self._order, self._dim)
         return y, logdet.flatten(self._dim).sum(-1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -119,4 +126,4 @@ class Coupling(Transform):
         return self._couple(y, context, self.bijection.inverse)
 
     def extra_repr(self) -> str:
-        return f"{self.bijection}, moved={self._moved.tolist()}, context={self.context_features}"
+        return f"{self.bijection}, moved={self._order[self._sizes[0] :].tolist()}, context={self.context_features}"

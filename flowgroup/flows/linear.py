@@ -10,6 +10,7 @@ from torch import Tensor
 from flowgroup import bijections
 from flowgroup.flows.elementwise import Elementwise
 from flowgroup.flows.transform import Transform
+from flowgroup.linalg import permute
 
 
 def LULinear(  # noqa: N802
@@ -113,11 +114,11 @@ class Permutation(Transform):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = self._checked("x", x, context)
-        return x.index_select(-1, self.order), x.new_zeros(x.shape[:-1])
+        return permute(x, self.order, self.order.argsort()), x.new_zeros(x.shape[:-1])
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         y = self._checked("y", y, context, inverse=True)
-        return y.index_select(-1, self.order.argsort()), y.new_zeros(y.shape[:-1])
+        return permute(y, self.order.argsort(), self.order), y.new_zeros(y.shape[:-1])
 
     def extra_repr(self) -> str:
         return f"{self.order.tolist()}"

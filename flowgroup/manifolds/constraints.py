@@ -66,4 +66,5 @@ def wrap(x: Tensor, half_period: float = math.pi) -> Tensor:
         >>> wrap(torch.tensor([0.0, 4.0]))
         tensor([ 0.0000, -2.2832])
     """
-    return torch.remainder(x + half_period, 2 * half_period) - half_period
+    # not remainder(x + h, 2h) − h, which rounds small angles away
+    return x - 2 * half_period * torch.floor((x + half_period) / (2 * half_period))
