@@ -142,6 +142,14 @@ def test_laws_catch_wrong_maps(wrong, law, message, dtype):
         law(bijection, x, params)
 
 
+def test_laws_catch_a_manifold_that_is_not_named():
+    bijection = bijections.SphereMoebius(2)
+    x = torch.nn.functional.normalize(torch.randn(4, 3), dim=-1)
+    bijection.domain = bijection.codomain = constraints.real
+    with pytest.raises(AssertionError, match=r"Jacobian of SphereMoebius.* is singular"):
+        testing.assert_invertible(bijection, x, torch.randn(4, 3))
+
+
 def test_laws_catch_python_branches_on_values():
     arguments = LooksAtValues(), torch.randn(8), torch.randn(8, 2)
     with pytest.raises(RuntimeError, match="vmap"):

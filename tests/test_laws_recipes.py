@@ -139,7 +139,6 @@ def test_density_on_the_sphere_integrates_to_one(circle):
         assert abs(flow(x).exp().sum() * math.pi * area - 1) < 2e-3
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # from the imports of inductor itself
 @pytest.mark.parametrize("make", [flows.NSF, flows.RealNVP])
 def test_compiles_to_kernels(make, device):
     flow = registry.shake_(make(2, transforms=1, hidden_features=(8,))).to(device)

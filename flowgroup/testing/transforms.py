@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -169,7 +170,7 @@ def assert_log_det(f: Map, x: Tensor, context: Tensor | None = None) -> None:
         ("logdet of f = log|det ∂f/∂x|", f.forward, x, logdet, (f.domain, f.codomain)),
         ("logdet of f⁻¹ = log|det ∂f⁻¹/∂y|", f.inverse, y, inverse_logdet, (f.codomain, f.domain)),
     ):
-        expected = torch.linalg.slogdet(_jacobian(g, at, context, *ends))[1]
+        expected = torch.linalg.slogdet(_square(_jacobian(g, at, context, *ends), f))[1]
         _assert_close(law, f, got, expected, stretch * (_size(x) + _size(y) + expected.abs()))
 
 
@@ -229,7 +230,7 @@ def assert_batch_broadcasting(f: Map, x: Tensor, context: Tensor | None = None) 
             empty = g(at[:0], None if context is None else context[:0])
             if empty[0].shape != out[:0].shape or empty[1].shape != (0,):
                 raise AssertionError(
-                    f"{direction} of {f} on an empty batch gives shapes {tuple(empty[0].shape)} and "
+                    f"{direction} of {_name(f)} on an empty batch gives shapes {tuple(empty[0].shape)} and "
                     f"{tuple(empty[1].shape)}, expected {tuple(out[:0].shape)} and (0,)"
                 )
 
@@ -268,7 +269,7 @@ def assert_context_broadcasting(f: Map, x: Tensor, context: Tensor) -> None:
                 _assert_close(f"{direction}: {what}", f, got[0], out[at_pairs], allowed[at_pairs], end)
                 _assert_close(f"{direction}: {what} (logdet)", f, got[1], logdet[at_pairs], allowed[at_pairs])
             if n > 1 and torch.equal(out, out[:, :1].expand_as(out)):
-                raise AssertionError(f"{direction} of {f} is the same for every context")
+                raise AssertionError(f"{direction} of {_name(f)} is the same for every context")
 
 
 def assert_gradients_finite(f: Map | Flow, x: Tensor, context: Tensor | None = None) -> None:
@@ -296,14 +297,14 @@ def assert_gradients_finite(f: Map | Flow, x: Tensor, context: Tensor | None = N
         if not total.requires_grad:
             if isinstance(f, Flow) and len(leaves) == len(arguments):
                 continue  # a uniform density
-            raise AssertionError(f"{direction} of {f} is detached from its arguments: it has no gradient")
+            raise AssertionError(f"{direction} of {_name(f)} is detached from its arguments: it has no gradient")
         for name, gradient in zip(leaves, torch.autograd.grad(total, list(leaves.values()), allow_unused=True)):
             if gradient is None and name not in arguments:
-                raise AssertionError(f"{direction} of {f} has no gradient in its parameter {name}")
+                raise AssertionError(f"{direction} of {_name(f)} has no gradient in its parameter {name}")
             if gradient is not None and not torch.isfinite(gradient).all():
                 bad = (~torch.isfinite(gradient)).sum().item()
                 raise AssertionError(
-                    f"{direction} of {f}: {bad} of {gradient.numel()} gradients in {name} are NaN or infinite"
+                    f"{direction} of {_name(f)}: {bad} of {gradient.numel()} gradients in {name} are NaN or infinite"
                 )
 
 
@@ -351,27 +352,29 @@ def assert_compiles(f: Map | Flow, x: Tensor, context: Tensor | None = None, bac
         >>> assert_compiles(Affine(), torch.randn(4), torch.randn(4, 2))
     """
     stretch = _largest_stretch(f, x, context)
-    for direction, g, at in _directions(f, x, context):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, while it compiles
+        for direction, g, at in _directions(f, x, context):
+            torch._dynamo.reset()
+            compiled = torch.compile(g, fullgraph=True, backend=backend)
+            arguments = [at.detach().requires_grad_()] + ([] if context is None else [context])
+            results = []
+            for function in (compiled, g):
+                out = function(*arguments)
+                total = sum((_weights(o) * o).sum() for o in out)
+                results.append((*out, *(torch.autograd.grad(total, arguments[0]) if total.requires_grad else ())))
+            _assert_same(f"compiled {direction}", f, *results, stretch)
+        if isinstance(f, Flow):
+            torch._dynamo.reset()
+            with torch.no_grad():
+                if f.base.distribution().has_rsample:
+                    sampled = torch.compile(f.rsample_and_log_prob, fullgraph=True, backend=backend)((5,), context)
+                    again = (f.log_prob(sampled[0], context),)
+                    stretch = _largest_stretch(f, sampled[0], context)
+                    _assert_same("log_prob of compiled samples", f, sampled[1:], again, stretch)
+                sample = torch.compile(f.sample, fullgraph=True, backend=backend)((5,), context)
+            _assert_inside("a compiled sample", f, sample, f.transform.domain)
         torch._dynamo.reset()
-        compiled = torch.compile(g, fullgraph=True, backend=backend)
-        arguments = [at.detach().requires_grad_()] + ([] if context is None else [context])
-        results = []
-        for function in (compiled, g):
-            out = function(*arguments)
-            total = sum((_weights(o) * o).sum() for o in out)
-            results.append((*out, *(torch.autograd.grad(total, arguments[0]) if total.requires_grad else ())))
-        _assert_same(f"compiled {direction}", f, *results, stretch)
-    if isinstance(f, Flow):
-        torch._dynamo.reset()
-        with torch.no_grad():
-            if f.base.distribution().has_rsample:
-                sampled = torch.compile(f.rsample_and_log_prob, fullgraph=True, backend=backend)((5,), context)
-                again = (f.log_prob(sampled[0], context),)
-                stretch = _largest_stretch(f, sampled[0], context)
-                _assert_same("log_prob of compiled samples", f, sampled[1:], again, stretch)
-            sample = torch.compile(f.sample, fullgraph=True, backend=backend)((5,), context)
-        _assert_inside("a compiled sample", f, sample, f.transform.domain)
-    torch._dynamo.reset()
 
 
 def assert_sampling(flow: Flow, context: Tensor | None = None, shape: tuple[int, ...] = (3, 2)) -> None:
@@ -414,7 +417,7 @@ def assert_sampling(flow: Flow, context: Tensor | None = None, shape: tuple[int,
         gradients = torch.autograd.grad(total, list(parameters.values()), retain_graph=True, allow_unused=True)
         for name, gradient in zip(parameters, gradients):
             if gradient is not None and not torch.isfinite(gradient).all():
-                raise AssertionError(f"the gradient of a sample of {flow} in {name} is NaN or infinite")
+                raise AssertionError(f"the gradient of a sample of {_name(flow)} in {name} is NaN or infinite")
 
 
 def assert_state_dict_round_trip(
@@ -486,10 +489,14 @@ def assert_deepcopy(f: Map | Flow, x: Tensor, context: Tensor | None = None) -> 
         shared = {t.data_ptr() for t in f.state_dict().values() if t.numel()}
         for name, tensor in twin.state_dict().items():
             if tensor.numel() and tensor.data_ptr() in shared:
-                raise AssertionError(f"a deep copy of {f} shares {name} with the original")
+                raise AssertionError(f"a deep copy of {_name(f)} shares {name} with the original")
 
 
 # What the laws are made of
+
+
+def _name(f: Map | Flow) -> str:
+    return type(f).__name__ if isinstance(f, nn.Module) else repr(f)
 
 
 def _event_dim(f: Map, inverse: bool = False) -> int:
@@ -570,11 +577,25 @@ def _jacobian(g: Callable, x: Tensor, context: Tensor | None, domain, codomain) 
     return _tangent_basis(y.detach(), codomain).mT @ ambient @ _tangent_basis(x.detach(), domain)
 
 
+def _square(jacobian: Tensor, f) -> Tensor:
+    m, n = jacobian.shape[-2:]
+    if m != n:
+        raise AssertionError(f"{_name(f)} maps {n} dimensions to {m}: are its domain and codomain right?")
+    return jacobian
+
+
 def _stretch(f: Map, x: Tensor, context: Tensor | None, inverse: bool = False) -> Tensor:
     """Per event, how much the map or its inverse magnifies an error of the input, at least 1."""
     g, ends = (f.inverse, (f.codomain, f.domain)) if inverse else (f.forward, (f.domain, f.codomain))
-    singular = torch.linalg.svdvals(_jacobian(g, x, context, *ends))
-    return torch.maximum(singular[..., 0], 1 / singular[..., -1]).clamp(min=1)
+    singular = torch.linalg.svdvals(_square(_jacobian(g, x, context, *ends), f))
+    largest, smallest = singular[..., 0], singular[..., -1]
+    if not (smallest > 16 * torch.finfo(x.dtype).eps * largest).all():  # so written, NaN counts as singular
+        raise AssertionError(
+            f"the Jacobian of {_name(f)} is singular or NaN: its singular values at one event are "
+            f"{singular[smallest.argmin()].tolist()}. Either f is not invertible, or its points form a manifold "
+            "that domain and codomain do not name"
+        )
+    return torch.maximum(largest, 1 / smallest).clamp(min=1)
 
 
 def _largest_stretch(f: Map | Flow, x: Tensor, context: Tensor | None) -> Tensor:
@@ -592,14 +613,14 @@ def _difference(a: Tensor, b: Tensor, constraint) -> Tensor:
 def _assert_close(law: str, f, got: Tensor, expected: Tensor, scale: Tensor, constraint=None) -> None:
     """Raise unless |got − expected| ≤ ROUNDING_UNITS · eps · scale for every event."""
     if got.shape != expected.shape:
-        raise AssertionError(f"{law}, for {f}: got shape {tuple(got.shape)}, expected {tuple(expected.shape)}")
+        raise AssertionError(f"{law}, for {_name(f)}: got shape {tuple(got.shape)}, expected {tuple(expected.shape)}")
     error = _difference(got, expected, constraint).unsqueeze(-1).flatten(scale.dim()).amax(-1)
     allowed = ROUNDING_UNITS * torch.finfo(got.dtype).eps * scale.double()
     if not (error <= allowed).all():  # so written, NaN counts as broken
         worst = int((error / allowed).nan_to_num(torch.inf).argmax())
         raise AssertionError(
-            f"{law}, for {f} in {got.dtype}: error {error.flatten()[worst]:.3g} where {allowed.flatten()[worst]:.3g} "
-            f"is allowed, at event {worst} of {error.numel()}"
+            f"{law}, for {_name(f)} in {got.dtype}: error {error.flatten()[worst]:.3g} "
+            f"where {allowed.flatten()[worst]:.3g} is allowed, at event {worst} of {error.numel()}"
         )
 
 
@@ -609,7 +630,7 @@ def _assert_same(law: str, f, got: tuple[Tensor, ...], expected: tuple[Tensor, .
         scale = stretch * (1 + b.detach().abs().max())
         _assert_close(law, f, a.detach().flatten(), b.detach().flatten(), scale.expand(b.numel()))
         if a.shape != b.shape:
-            raise AssertionError(f"{law}, for {f}: got shape {tuple(a.shape)}, expected {tuple(b.shape)}")
+            raise AssertionError(f"{law}, for {_name(f)}: got shape {tuple(a.shape)}, expected {tuple(b.shape)}")
 
 
 def _assert_copy(what: str, f: Map | Flow, twin: Map | Flow, x: Tensor, context: Tensor | None) -> None:
@@ -617,16 +638,20 @@ def _assert_copy(what: str, f: Map | Flow, twin: Map | Flow, x: Tensor, context:
         with torch.no_grad():
             for a, b in zip(g(at, context), h(at, context)):
                 if not torch.equal(a, b):
-                    raise AssertionError(f"{what} of {f} gives another {direction}: {(a - b).abs().max():.3g} apart")
+                    raise AssertionError(
+                        f"{what} of {_name(f)} gives another {direction}: {(a - b).abs().max():.3g} apart"
+                    )
 
 
 def _assert_shape(what: str, f, x: Tensor, expected: tuple[int, ...]) -> None:
     if tuple(x.shape) != expected:
-        raise AssertionError(f"{what} of {f} has shape {tuple(x.shape)}, expected {expected}")
+        raise AssertionError(f"{what} of {_name(f)} has shape {tuple(x.shape)}, expected {expected}")
 
 
 def _assert_inside(what: str, f, x: Tensor, constraint) -> None:
     ok = torch.isfinite(x).all(-1) if isinstance(constraint, OnManifold) else torch.isfinite(x)
     ok = ok & constraint.check(x)
     if not ok.all():
-        raise AssertionError(f"{what} of {f} lies off {constraint} or is not finite at {(~ok).sum()} of {ok.numel()}")
+        raise AssertionError(
+            f"{what} of {_name(f)} lies off {constraint} or is not finite at {(~ok).sum()} of {ok.numel()}"
+        )
