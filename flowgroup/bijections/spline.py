@@ -107,12 +107,6 @@ def _bin_logits(params: Tensor, circular: bool) -> Tensor:
     return params[..., : 2 * bins].unflatten(-1, (2, bins))
 
 
-def _slope_knots(index: Tensor, bins: int, circular: bool) -> Tensor:
-    """Which slope parameters belong to the two ends of a bin; those out of range, at −1 and K−1, are fixed to 1."""
-    ends = torch.stack((index, index + 1), -1)
-    return ends % bins if circular else ends - 1
-
-
 def _find_bin(x: Tensor, params: Tensor, bound: float, circular: bool, axis: int) -> _Bin:
     """The bin of x among the widths (axis 0) or of y among the heights (axis 1)."""
     logits = _bin_logits(params, circular)
@@ -130,8 +124,8 @@ def _find_bin(x: Tensor, params: Tensor, bound: float, circular: bool, axis: int
     start = torch.where((index == 0).unsqueeze(-1), -bound, near[..., 0])
 
     slopes = params[..., 2 * bins :]
-    knots = _slope_knots(index, bins, circular).clamp(0, slopes.shape[-1] - 1)
-    raw_slope = slopes.expand(*x.shape, slopes.shape[-1]).gather(-1, knots)
+    knots = torch.stack((index, (index + 1) % bins) if circular else (index - 1, index), -1)
+    raw_slope = slopes.expand(*x.shape, slopes.shape[-1]).gather(-1, knots.clamp(0, slopes.shape[-1] - 1))
     return _Bin(index, start, near[..., 1], (largest + total.log()).squeeze(-1), raw_slope)
 
 
@@ -223,17 +217,21 @@ class _Spline(torch.autograd.Function):
         grad_x0 = -grad_z / width - grad_x1
         grad_y1 = grad_y * ratio + grad_s / width
 
-        # knots are cumulative sums of probabilities, those of a softmax
+        # knots are cumulative sums of probabilities, those of a softmax; masks are numbers, quicker than `where`
         j = torch.arange(bins, device=x.device)
-        index = bin.index[..., None, None]
-        end = torch.stack((grad_x1, grad_y1), -1).unsqueeze(-1) * (2 * ctx.bound * (1 - MIN_BIN * bins))
-        both = torch.stack((grad_x1 + grad_x0, grad_y), -1).unsqueeze(-1) * (2 * ctx.bound * (1 - MIN_BIN * bins))
+        index = bin.index.unsqueeze(-1)
+        below, at = (j < index).to(x.dtype), (j == index).to(x.dtype)
+        scale = 2 * ctx.bound * (1 - MIN_BIN * bins)
+        end = scale * torch.stack((grad_x1, grad_y1), -1).unsqueeze(-1)
+        both = scale * torch.stack((grad_x1 + grad_x0, grad_y), -1).unsqueeze(-1)
         probs = (logits - bin.log_total.unsqueeze(-1)).exp_()
-        g = torch.where(j < index, both, torch.where(j == index, end, 0.0)) * probs
+        g = torch.addcmul(both * below.unsqueeze(-2), end, at.unsqueeze(-2)) * probs
         grad_bins = torch.addcmul(g, probs, g.sum(-1, keepdim=True), value=-1)
 
-        raw = (torch.stack((grad_d0, grad_d1), -1) * torch.sigmoid(bin.raw_slope)).unsqueeze(-1)
-        knots = _slope_knots(bin.index, bins, ctx.circular).unsqueeze(-1)
-        grad_slopes = torch.where(j[: params.shape[-1] - 2 * bins] == knots, raw, 0.0).sum(-2)
+        raw0, raw1 = (torch.stack((grad_d0, grad_d1), -1) * torch.sigmoid(bin.raw_slope)).split(1, -1)
+        if ctx.circular:
+            grad_slopes = torch.addcmul(raw0 * at, raw1, at.roll(1, -1))
+        else:
+            grad_slopes = torch.addcmul(raw0 * at[..., 1:], raw1, at[..., :-1])
         grad_params = torch.cat((grad_bins.flatten(-2), grad_slopes), -1).sum_to_size(params.shape)
         return grad_x, grad_params, None, None, None

@@ -42,17 +42,17 @@ class Elementwise(Transform):
         initial = torch.stack([bijection.initial_params() for _ in range(repeat)])
         self._param_shape = initial.shape if bijection.event_dim == 0 else initial.shape[1:]
         self.context_features = context if initial.numel() else 0
-        self.params = self.net = None
+        self.net = None
         if self.context_features:
             self.net = MLP(context, initial.numel(), hidden_features)
             start_near_(self.net.output, initial.flatten())
-        else:
+        elif initial.numel():
             self.params = nn.Parameter(initial.reshape(self._param_shape))
+        else:
+            self.register_buffer("params", initial.reshape(self._param_shape), persistent=False)
 
     def _params(self, context: Tensor | None) -> Tensor:
-        if self.net is None:
-            return self.params
-        return self.net(context).unflatten(-1, self._param_shape)
+        return self.params if self.net is None else self.net(context).unflatten(-1, self._param_shape)
 
     def _sum(self, logdet: Tensor) -> Tensor:
         return logdet.sum(-1) if self.bijection.event_dim == 0 else logdet
