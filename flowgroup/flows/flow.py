@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from flowgroup._checks import check_context, check_event_shape, check_finite
+from flowgroup.distributions import DiagonalNormal, MultivariateNormal
 from flowgroup.flows.bases import Base
 from flowgroup.flows.transform import Transform
 
@@ -92,14 +94,27 @@ class Flow(nn.Module):
                 check_finite("context", context)
 
     @torch.no_grad()
-    def sample(self, shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
+    def sample(self, shape: Sequence[int] = (), context: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """Independent samples (*shape, *context batch, *event), without gradient.
 
         Args:
             shape: how many for each context.
             context: conditions (*batch, context_features).
+            temperature: positive factor on the standard deviation of a normal base; below 1 samples are more typical
+                and less diverse (Glow, 2018, arXiv 1807.03039, Section 6).
+
+        Raises:
+            ValueError: context missing or unexpected, a temperature that is not positive, one other than 1 where the
+                base is not normal.
         """
-        z = self.base.distribution().sample(self._sample_shape(shape, context))
+        base = self.base.distribution()
+        z = base.sample(self._sample_shape(shape, context))
+        if temperature != 1:
+            if not 0 < temperature < math.inf:
+                raise ValueError(f"temperature must be positive and finite, got {temperature}")
+            if not isinstance(base, DiagonalNormal | MultivariateNormal):
+                raise ValueError(f"temperature {temperature} needs a normal base, got {type(base).__name__}")
+            z = base.mean + temperature * (z - base.mean)
         return self.transform.inverse(z, context)[0]
 
     def rsample_and_log_prob(self, shape: Sequence[int] = (), context: Tensor | None = None) -> tuple[Tensor, Tensor]:
