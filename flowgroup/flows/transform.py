@@ -148,7 +148,7 @@ class Sequential(Transform):
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self._check_shapes("y", y, context, inverse=True)
         total: Tensor | float = 0.0
-        for t in reversed(self.transforms):
+        for t in list(self.transforms)[::-1]:  # torch.compile loses its place in reversed() of modules at a while_loop
             y, logdet = t.inverse(y, context if t.context_features else None)
             total = total + logdet
         return y, total
