@@ -252,6 +252,12 @@ TRANSFORMS = [
         unit_vectors(2),
         label="circle",
     ),
+    Entry(
+        flows.Sequential,
+        lambda: flows.Sequential(*(flows.Elementwise(bijections.MoebiusMixture(3), 2) for _ in range(2))),
+        angles(2),
+        label="moebius",
+    ),
     Entry(flows.Squeeze, flows.Squeeze, normal(2, 4, 2)),
     *without_and_with_context(
         flows.Sequential,

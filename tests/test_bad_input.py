@@ -217,6 +217,18 @@ def test_scale_that_is_not_positive(scale):
         distributions.DiagonalNormal(torch.zeros(2), torch.tensor([1.0, scale]))
 
 
+@pytest.mark.parametrize("temperature", [-1.0, 0.0, torch.nan, torch.inf])
+def test_temperature_that_is_not_positive(temperature):
+    flow = flows.NSF(2, transforms=1, hidden_features=(8,))
+    with Unchanged(flow), pytest.raises(ValueError, match=rf"^temperature must be positive .*, got {temperature}"):
+        flow.sample((5,), temperature=temperature)
+
+
+def test_temperature_of_a_base_that_has_none():
+    with pytest.raises(ValueError, match=r"^temperature 0.5 needs a normal base, got TorusUniform"):
+        flows.NCSF(2, transforms=1, hidden_features=(8,)).sample((5,), temperature=0.5)
+
+
 def test_number_in_the_place_of_a_shape():
     flow = flows.Flow(flows.Elementwise(flows.Affine(), 2), flows.DiagonalNormal(2))
     for function in (flow.sample, flow.rsample_and_log_prob):
