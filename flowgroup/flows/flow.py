@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -63,6 +64,11 @@ class Flow(nn.Module):
         shape = self.transform.in_shape
         return torch.Size(self.base.event_shape if None in shape else shape)
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        return next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """`log_prob` without a look at values: what to compile, and what DDP and FSDP wrap."""
         z, logdet = self.transform(x, context)
@@ -88,6 +94,9 @@ class Flow(nn.Module):
         """Raise what `log_prob` would raise for these arguments."""
         check_event_shape("x", x, self.transform.in_shape)
         check_context(context, self.context_features)
+        for name, value in (("x", x), ("context", context)):
+            if value is not None and value.dtype != self._dtype and not torch.is_autocast_enabled(value.device.type):
+                raise TypeError(f"{name} must have the flow's dtype {self._dtype}, got {value.dtype}")
         if self.validate_args:
             check_finite("x", x)
             if context is not None:

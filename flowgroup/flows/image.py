@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowgroup._checks import check_context
@@ -26,13 +25,16 @@ class Squeeze(Transform):
         x = self._checked("x", x, context)
         if x.shape[-1] % 2 or x.shape[-2] % 2:
             raise ValueError(f"x must have even height and width, got shape {tuple(x.shape)}")
-        return F.pixel_unshuffle(x, 2), x.new_zeros(x.shape[:-3])
+        # not pixel_unshuffle, which gives an empty batch back as it came
+        y = x.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).movedim((-3, -1), (-4, -3)).flatten(-5, -3)
+        return y, x.new_zeros(x.shape[:-3])
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         y = self._checked("y", y, context, inverse=True)
         if y.shape[-3] % 4:
             raise ValueError(f"y must have a multiple of 4 channels, got shape {tuple(y.shape)}")
-        return F.pixel_shuffle(y, 2), y.new_zeros(y.shape[:-3])
+        x = y.unflatten(-3, (-1, 2, 2)).movedim((-4, -3), (-3, -1)).flatten(-4, -3).flatten(-2)
+        return x, y.new_zeros(y.shape[:-3])
 
 
 class PerPixel(Transform):
@@ -128,7 +130,7 @@ class MultiScale(Transform):
         done = y.split([s[0] * s[1] * s[2] for s in shapes], -1)
         total: Tensor | float = 0.0
         x = None
-        for level, shape, out in zip(reversed(self.levels), shapes[::-1], done[::-1]):
+        for level, shape, out in zip(self.levels[::-1], shapes[::-1], done[::-1]):
             out = out.unflatten(-1, shape)
             x = out if x is None else torch.cat((x, out), -3)
             x, logdet = level.inverse(x, context if level.context_features else None)

@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import pi
 
-from flowgroup.bijections import Additive, Affine, Bijection, Chain, CircularShift, RationalQuadraticSpline
+from flowgroup.bijections import (
+    Additive,
+    Affine,
+    Bijection,
+    Chain,
+    CircularShift,
+    GivensLinear,
+    RationalQuadraticSpline,
+)
 from flowgroup.flows.actnorm import ActNorm
 from flowgroup.flows.autoregressive import Autoregressive
 from flowgroup.flows.bases import DiagonalNormal, SphereUniform, TorusUniform
@@ -18,9 +26,10 @@ from flowgroup.flows.coupling import Coupling
 from flowgroup.flows.elementwise import Elementwise
 from flowgroup.flows.flow import Flow
 from flowgroup.flows.image import MultiScale, PerPixel, Squeeze
-from flowgroup.flows.linear import GivensLinear, LULinear, Permutation
+from flowgroup.flows.linear import LULinear, Permutation
 from flowgroup.flows.sphere import RecursiveSphere
 from flowgroup.flows.transform import Sequential, Transform
+from flowgroup.manifolds import Sphere
 from flowgroup.nn.conv import ConvNet
 from flowgroup.nn.mlp import start_near_
 
@@ -28,6 +37,8 @@ Widths = Sequence[int]
 
 
 def _couplings(bijection: Bijection, features: int, context: int, transforms: int, hidden: Widths) -> list[Transform]:
+    if features < 2:
+        raise ValueError(f"features must be at least 2 for couplings, got {features}; use an autoregressive flow")
     masks = ("checkerboard", "checkerboard-flipped")
     return [Coupling(bijection, features, masks[i % 2], context, hidden) for i in range(_positive(transforms))]
 
@@ -35,6 +46,8 @@ def _couplings(bijection: Bijection, features: int, context: int, transforms: in
 def _autoregressive(
     bijection: Bijection, features: int, context: int, transforms: int, hidden: Widths
 ) -> list[Transform]:
+    if features < 1:
+        raise ValueError(f"features must be at least 1, got {features}")
     layers: list[Transform] = []
     for i in range(_positive(transforms)):
         if i > 0:
@@ -215,7 +228,7 @@ def SphereFlow(
     """
     layers: list[Transform] = []
     for _ in range(_positive(transforms)):
-        layers.append(GivensLinear(dim + 1))
+        layers.append(Elementwise(GivensLinear(dim + 1, Sphere(dim).constraint), dim + 1))
         layers.append(RecursiveSphere(dim, context, bins, hidden_features, circle))
     return Flow(Sequential(*layers), SphereUniform(dim))
 

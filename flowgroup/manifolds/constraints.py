@@ -23,7 +23,7 @@ class Interval(Constraint):
     def check(self, value: Tensor) -> Tensor:
         return (value >= self.lower) & (value <= self.upper)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"the interval [{self.lower:g}, {self.upper:g}]"
 
 
@@ -37,7 +37,7 @@ class Circle(Constraint):
     def check(self, value: Tensor) -> Tensor:
         return torch.isfinite(value)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"the circle of period {2 * self.half_period:g}"
 
 
@@ -55,7 +55,7 @@ class OnManifold(Constraint):
     def check(self, value: Tensor) -> Tensor:
         return self.manifold.contains(value)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"the manifold {self.manifold}"
 
 
