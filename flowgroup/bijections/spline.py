@@ -92,13 +92,15 @@ class RationalQuadraticSpline(Bijection):
 
 
 class _Bin(NamedTuple):
-    """The bin that each x falls into; all but the first are (..., 2): of widths and heights, or of left and right."""
+    """The bin that each x falls into, tensors (...)."""
 
-    index: Tensor  # which one (...)
-    start: Tensor  # left and lower end
-    end: Tensor  # right and upper end
-    log_total: Tensor  # logsumexp of all widths and of all heights, (*params batch, 2)
-    raw_slope: Tensor  # unnormalised slopes at its two ends
+    index: Tensor
+    x0: Tensor  # left end
+    x1: Tensor  # right end
+    y0: Tensor  # lower end
+    y1: Tensor  # upper end
+    raw_slopes: Tensor  # unnormalised slopes at its two ends (..., 2)
+    log_totals: Tensor  # logsumexp of all widths and of all heights (*params batch, 2)
 
 
 def _bin_logits(params: Tensor, circular: bool) -> Tensor:
@@ -113,24 +115,31 @@ def _find_bin(x: Tensor, params: Tensor, bound: float, circular: bool, axis: int
     bins = logits.shape[-1]
     # exp and division, not softmax: over a short last dimension softmax is many times slower on a CPU
     largest = logits.amax(-1, keepdim=True)
-    cumulative = (logits - largest).exp_().cumsum(-1)
-    total = cumulative[..., -1:]
-    steps = torch.arange(1, bins + 1, dtype=x.dtype, device=x.device)
-    ends = torch.addcmul(2 * bound * MIN_BIN * steps - bound, cumulative, 2 * bound * (1 - MIN_BIN * bins) / total)
+    e = (logits - largest).exp_()
+    cumulative = e.cumsum(-1) if torch.is_grad_enabled() else e.cumsum_(-1)  # fresh megabytes cost more than sums
+    totals = cumulative[..., -1]
+    units = 2 * bound * (1 - MIN_BIN * bins) / totals
 
-    index = (x.unsqueeze(-1) >= ends[..., axis, :-1]).sum(-1)
+    # bin k ends at step·(k+1) − bound + unit·cumulativeₖ
+    step = 2 * bound * MIN_BIN
+    steps = torch.arange(1, bins, dtype=x.dtype, device=x.device) * step - bound
+    ends = torch.addcmul(steps, cumulative[..., axis, :-1], units[..., axis, None])
+    index = (x.unsqueeze(-1) >= ends).sum(-1)
+    first = index == 0
     pair = torch.stack(((index - 1).clamp(min=0), index), -1).unsqueeze(-2)
-    near = ends.expand(*x.shape, 2, bins).gather(-1, pair.expand(*x.shape, 2, 2))
-    start = torch.where((index == 0).unsqueeze(-1), -bound, near[..., 0])
+    near = cumulative.expand(*x.shape, 2, bins).gather(-1, pair.expand(*x.shape, 2, 2))
+    offset = index.to(x.dtype) * step - bound
+    x0, y0 = (torch.where(first, -bound, torch.addcmul(offset, near[..., i, 0], units[..., i])) for i in (0, 1))
+    x1, y1 = (torch.addcmul(offset + step, near[..., i, 1], units[..., i]) for i in (0, 1))
 
     slopes = params[..., 2 * bins :]
     knots = torch.stack((index, (index + 1) % bins) if circular else (index - 1, index), -1)
-    raw_slope = slopes.expand(*x.shape, slopes.shape[-1]).gather(-1, knots.clamp(0, slopes.shape[-1] - 1))
-    return _Bin(index, start, near[..., 1], (largest + total.log()).squeeze(-1), raw_slope)
+    raw_slopes = slopes.expand(*x.shape, slopes.shape[-1]).gather(-1, knots.clamp(0, slopes.shape[-1] - 1))
+    return _Bin(index, x0, x1, y0, y1, raw_slopes, largest.squeeze(-1) + totals.log())
 
 
 def _slopes(bin: _Bin, bins: int, circular: bool) -> tuple[Tensor, Tensor]:
-    d0, d1 = (F.softplus(bin.raw_slope) + MIN_SLOPE).unbind(-1)
+    d0, d1 = (F.softplus(bin.raw_slopes) + MIN_SLOPE).unbind(-1)
     if circular:
         return d0, d1
     return torch.where(bin.index == 0, 1.0, d0), torch.where(bin.index == bins - 1, 1.0, d1)
@@ -144,7 +153,7 @@ class _Spline(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, params: Tensor, bound: float, circular: bool, inverse: bool) -> tuple[Tensor, ...]:
         bin = _find_bin(x, params, bound, circular, axis=int(inverse))
-        (x0, y0), (x1, y1) = bin.start.unbind(-1), bin.end.unbind(-1)
+        _, x0, x1, y0, y1, _, _ = bin
         d0, d1 = _slopes(bin, (params.shape[-1] + (not circular)) // 3, circular)
         width, height = x1 - x0, y1 - y0
         s = height / width
@@ -186,7 +195,7 @@ class _Spline(torch.autograd.Function):
         bins = logits.shape[-1]
         if ctx.inverse:
             x, grad_logdet = out, -grad_logdet
-        (x0, y0), (x1, y1) = bin.start.unbind(-1), bin.end.unbind(-1)
+        _, x0, x1, y0, y1, _, _ = bin
         d0, d1 = _slopes(bin, bins, ctx.circular)
         width, height = x1 - x0, y1 - y0
         s = height / width
@@ -224,11 +233,12 @@ class _Spline(torch.autograd.Function):
         scale = 2 * ctx.bound * (1 - MIN_BIN * bins)
         end = scale * torch.stack((grad_x1, grad_y1), -1).unsqueeze(-1)
         both = scale * torch.stack((grad_x1 + grad_x0, grad_y), -1).unsqueeze(-1)
-        probs = (logits - bin.log_total.unsqueeze(-1)).exp_()
-        g = torch.addcmul(both * below.unsqueeze(-2), end, at.unsqueeze(-2)) * probs
-        grad_bins = torch.addcmul(g, probs, g.sum(-1, keepdim=True), value=-1)
+        probs = (logits - bin.log_totals.unsqueeze(-1)).exp_()
+        g = (both * below.unsqueeze(-2)).addcmul_(end, at.unsqueeze(-2))
+        g = g * probs if torch.is_grad_enabled() else g.mul_(probs)
+        grad_bins = g.addcmul_(probs, g.sum(-1, keepdim=True), value=-1)
 
-        raw0, raw1 = (torch.stack((grad_d0, grad_d1), -1) * torch.sigmoid(bin.raw_slope)).split(1, -1)
+        raw0, raw1 = (torch.stack((grad_d0, grad_d1), -1) * torch.sigmoid(bin.raw_slopes)).split(1, -1)
         if ctx.circular:
             grad_slopes = torch.addcmul(raw0 * at, raw1, at.roll(1, -1))
         else:
