@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowgroup._checks import values_readable
 from flowgroup.bijections.base import Bijection
 from flowgroup.manifolds.constraints import Circle, Interval, real, wrap
 
@@ -109,6 +110,11 @@ def _bin_logits(params: Tensor, circular: bool) -> Tensor:
     return params[..., : 2 * bins].unflatten(-1, (2, bins))
 
 
+def _may_overwrite(x: Tensor) -> bool:
+    """Whether a temporary may be worked on in place, since fresh megabytes cost more than the arithmetic on them."""
+    return not torch.is_grad_enabled() and values_readable(x)
+
+
 def _find_bin(x: Tensor, params: Tensor, bound: float, circular: bool, axis: int) -> _Bin:
     """The bin of x among the widths (axis 0) or of y among the heights (axis 1)."""
     logits = _bin_logits(params, circular)
@@ -116,7 +122,7 @@ def _find_bin(x: Tensor, params: Tensor, bound: float, circular: bool, axis: int
     # exp and division, not softmax: over a short last dimension softmax is many times slower on a CPU
     largest = logits.amax(-1, keepdim=True)
     e = (logits - largest).exp_()
-    cumulative = e.cumsum(-1) if torch.is_grad_enabled() else e.cumsum_(-1)  # fresh megabytes cost more than sums
+    cumulative = e.cumsum_(-1) if _may_overwrite(e) else e.cumsum(-1)
     totals = cumulative[..., -1]
     units = 2 * bound * (1 - MIN_BIN * bins) / totals
 
@@ -235,7 +241,7 @@ class _Spline(torch.autograd.Function):
         both = scale * torch.stack((grad_x1 + grad_x0, grad_y), -1).unsqueeze(-1)
         probs = (logits - bin.log_totals.unsqueeze(-1)).exp_()
         g = (both * below.unsqueeze(-2)).addcmul_(end, at.unsqueeze(-2))
-        g = g * probs if torch.is_grad_enabled() else g.mul_(probs)
+        g = g.mul_(probs) if _may_overwrite(g) else g * probs
         grad_bins = g.addcmul_(probs, g.sum(-1, keepdim=True), value=-1)
 
         raw0, raw1 = (torch.stack((grad_d0, grad_d1), -1) * torch.sigmoid(bin.raw_slopes)).split(1, -1)
