@@ -23,8 +23,8 @@ COMPONENTS, MOST = (1, 64, 256, 512), 1e3
 
 def fit_flow(x: Tensor, validation: Tensor, seed: int, autoregressive: bool) -> flows.Flow:
     torch.manual_seed(seed)
-    flow = flows.NCSF(7, transforms=3, bins=32, hidden_features=(128, 128), autoregressive=autoregressive)
-    settings = {"lr": 3e-3, "weight_decay": 0.3, "seed": seed, "progress": False}
+    flow = flows.NCSF(7, transforms=5, bins=8, hidden_features=(64, 64), autoregressive=autoregressive)
+    settings = {"lr": 5e-3, "weight_decay": 0.1, "seed": seed, "progress": False}
     fit_to_data(flow, x.float(), validation=validation.float(), epochs=60, batch_size=256, **settings)
     return flow
 
