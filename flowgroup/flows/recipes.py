@@ -93,6 +93,7 @@ def RealNVP(features: int, context: int = 0, transforms: int = 8, hidden_feature
     Source: Density estimation using Real NVP, 2017, arXiv 1605.08803.
 
     Example:
+        >>> import torch
         >>> RealNVP(features=2, context=3).sample((4,), context=torch.zeros(5, 3)).shape
         torch.Size([4, 5, 2])
     """
@@ -112,6 +113,7 @@ def MAF(features: int, context: int = 0, transforms: int = 5, hidden_features: W
     Source: Masked Autoregressive Flow for Density Estimation, 2017, arXiv 1705.07057.
 
     Example:
+        >>> import torch
         >>> MAF(features=3).log_prob(torch.zeros(7, 3)).shape
         torch.Size([7])
     """
@@ -162,6 +164,7 @@ def NSF(
     Source: Neural Spline Flows, 2019, arXiv 1906.04032.
 
     Example:
+        >>> import torch
         >>> flow = NSF(features=3, context=4, autoregressive=True)
         >>> flow.log_prob(torch.randn(10, 3), context=torch.zeros(4)).shape
         torch.Size([10])
@@ -192,6 +195,7 @@ def NCSF(
     Source: Normalizing Flows on Tori and Spheres, 2020, arXiv 2002.02428, Section 2.2.
 
     Example:
+        >>> import torch
         >>> NCSF(features=2).log_prob(torch.zeros(2)).isfinite()
         tensor(True)
     """

@@ -23,6 +23,7 @@ class ConvNet(nn.Module):
     Source: Glow: Generative Flow with Invertible 1×1 Convolutions, 2018, arXiv 1807.03039, Section 4.
 
     Example:
+        >>> import torch
         >>> ConvNet(2, 6, hidden_channels=8)(torch.zeros(5, 2, 4, 4)).shape
         torch.Size([5, 6, 4, 4])
     """
