@@ -17,11 +17,12 @@ import flowgroup
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 
-def parser(description: str, data: bool = True) -> argparse.ArgumentParser:
+def parser(description: str, data: bool = True, picture: bool = True) -> argparse.ArgumentParser:
     """Arguments that all studies take."""
     p = argparse.ArgumentParser(description=description)
     p.add_argument("--seeds", type=int, default=5, help="how many seeds (default 5)")
-    p.add_argument("--picture", type=Path, help="file to draw a picture to")
+    if picture:
+        p.add_argument("--picture", type=Path, help="file to draw a picture to")
     if data:
         p.add_argument("--data", type=Path, default=DATA, help=f"folder of the data files (default {DATA})")
     return p

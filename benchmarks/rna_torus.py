@@ -30,7 +30,7 @@ def fit_flow(x: Tensor, validation: Tensor, seed: int, autoregressive: bool) -> 
 
 
 def main() -> None:
-    arguments = parser(__doc__.splitlines()[0]).parse_args()
+    arguments = parser(__doc__.splitlines()[0], picture=False).parse_args()
     angles = torch.as_tensor(load(arguments.data, "rna_torus7.npz")["angles"])
     circle = torch.stack((angles.cos(), angles.sin()), -1)
     found: dict[str, list[float]] = {"NCSF, autoregressive": [], "NCSF, coupling": [], "von Mises mixture": []}
