@@ -128,6 +128,14 @@ def test_identity_outside_and_at_the_start():
     torch.testing.assert_close(logdet, torch.zeros(100), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_bounded_stays_inside(direction):
+    spline = RationalQuadraticSpline(bins=8, bound=1.0, tails="bounded")
+    x = torch.cat((1 - 1e-6 * torch.rand(50_000), -1 + 1e-6 * torch.rand(50_000), torch.tensor([-1.0, 1.0])))
+    y, _ = getattr(spline, direction)(x, 3 * torch.randn(len(x), *spline.param_shape))
+    assert spline.codomain.check(y).all()
+
+
 def test_nan_stays_nan():
     spline = RationalQuadraticSpline(bins=4, bound=2.0)
     assert spline.forward(torch.tensor([torch.nan]), torch.zeros(1, 11))[0].isnan().all()

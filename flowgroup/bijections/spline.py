@@ -89,6 +89,8 @@ class RationalQuadraticSpline(Bijection):
         y, logdet = _Spline.apply(at, params, self.bound, self.tails == "circular", inverse)[:2]
         if self.tails == "linear":
             y, logdet = torch.where(inside, y, x), torch.where(inside, logdet, 0.0)
+        elif self.tails == "bounded":
+            y = y.clamp(-self.bound, self.bound)  # rounding must not lead out of the next one's domain
         return y, logdet
 
 
