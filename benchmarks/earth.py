@@ -20,7 +20,7 @@ from torch import Tensor
 from flowgroup import flows
 from flowgroup.training import fit_to_data
 
-EPOCHS = {"volcano": (300, 1024), "earthquake": (100, 512)}  # and batch size
+EPOCHS = {"volcano": (300, 1024), "earthquake": (60, 512)}  # and batch size
 COMPONENTS, MOST = (20, 60, 180), (1e2, 1e3, 1e4)
 KERNELS = (30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)
 
@@ -37,9 +37,9 @@ def labels(places: np.ndarray, seed: int, by_place: bool) -> np.ndarray:
 
 def fit_flow(x: Tensor, validation: Tensor, name: str, seed: int) -> flows.Flow:
     torch.manual_seed(seed)
-    flow = flows.SphereFlow(dim=2, transforms=4, bins=16, hidden_features=(64, 64))
+    flow = flows.SphereFlow(dim=2, transforms=8, bins=32, hidden_features=(64, 64))
     epochs, batch = EPOCHS[name]
-    settings = {"lr": 5e-3, "weight_decay": 0.1, "seed": seed, "progress": False}
+    settings = {"lr": 3e-3, "weight_decay": 0.1, "seed": seed, "progress": False}
     fit_to_data(flow, x.float(), validation=validation.float(), epochs=epochs, batch_size=batch, **settings)
     return flow
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import pi
 
+import torch
+
 from flowgroup.bijections import (
     Additive,
     Affine,
@@ -232,7 +234,10 @@ def SphereFlow(
     """
     layers: list[Transform] = []
     for _ in range(_positive(transforms)):
-        layers.append(Elementwise(GivensLinear(dim + 1, Sphere(dim).constraint), dim + 1))
+        rotation = Elementwise(GivensLinear(dim + 1, Sphere(dim).constraint), dim + 1)
+        with torch.no_grad():  # start in frames that differ, or all splines act along the same latitudes
+            rotation.params.uniform_(-pi, pi)
+        layers.append(rotation)
         layers.append(RecursiveSphere(dim, context, bins, hidden_features, circle))
     return Flow(Sequential(*layers), SphereUniform(dim))
 
