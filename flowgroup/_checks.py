@@ -54,3 +54,10 @@ def describe(constraint) -> str:
     """A constraint in words, for error messages."""
     text = str(constraint)
     return text if text else type(constraint).__name__
+
+
+def positive_integer(name: str, value: int) -> int:
+    """`value`, unless it is no positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    return value

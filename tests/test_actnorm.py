@@ -78,9 +78,20 @@ def test_constant_features_are_centred(value, dtype):
     assert t.log_scale[1] == 0 and (y[:, 1].abs() <= 1e-6 * abs(value)).all() and torch.isfinite(logdet).all()
 
 
-def test_single_event_is_centred():
-    y, logdet = flows.ActNorm(3)(batch(3))
-    assert y.abs().max() < 1e-6 and logdet == 0
+def test_single_event_sets_nothing():
+    t, x = flows.ActNorm(3), batch(3)
+    y, logdet = t(x)
+    assert torch.equal(y, x) and logdet == 0 and not t.initialized
+    t(batch(10, 3))
+    assert t.initialized
+
+
+def test_functional_call_sets_the_tensors_it_is_given():
+    t, x = flows.ActNorm(3), batch(10, 3)
+    given = {k: v.clone() for k, v in t.state_dict().items()}
+    torch.func.functional_call(t, given, (x,))
+    assert given["initialized"] and not t.initialized
+    assert t(x)[0].mean(0).abs().max() < 1e-5 and t.initialized
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -267,7 +267,7 @@ def test_parts_that_do_not_fit():
     [
         (lambda: bijections.Affine(max_log_scale=-1.0), "max_log_scale must be positive, got -1.0"),
         (lambda: bijections.RationalQuadraticSpline(bins=1), "bins must be at least 2 .*, got 1"),
-        (lambda: bijections.RationalQuadraticSpline(bound=-4.0), "bound must be positive, got -4.0"),
+        (lambda: bijections.RationalQuadraticSpline(bound=-4.0), "bound must be positive and finite, got -4.0"),
         (lambda: bijections.RationalQuadraticSpline(tails="wild"), "tails must be one of .*, got 'wild'"),
         (lambda: bijections.Chain(), "Chain needs at least one bijection"),
     ],

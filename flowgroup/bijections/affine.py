@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowgroup.bijections.base import Bijection
+from flowgroup.bijections.base import Bijection, promoted
 
 
 class Additive(Bijection):
@@ -24,11 +24,11 @@ class Additive(Bijection):
         return (1,)
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        y = x + params[..., 0]
+        y = x + promoted(params, x)[..., 0]
         return y, y.new_zeros(()).expand_as(y)
 
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        x = y - params[..., 0]
+        x = y - promoted(params, y)[..., 0]
         return x, x.new_zeros(()).expand_as(x)
 
 
@@ -58,16 +58,16 @@ class Affine(Bijection):
     def param_shape(self) -> tuple[int]:
         return (2,)
 
-    def _shift_and_log_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        shift, u = params.unbind(-1)
+    def _shift_and_log_scale(self, params: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        shift, u = promoted(params, x).unbind(-1)
         return shift, self.max_log_scale * F.softsign(u / self.max_log_scale)
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = self._shift_and_log_scale(params)
+        shift, log_scale = self._shift_and_log_scale(params, x)
         y = x * log_scale.exp() + shift
         return y, log_scale.expand_as(y)
 
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = self._shift_and_log_scale(params)
+        shift, log_scale = self._shift_and_log_scale(params, y)
         x = (y - shift) * (-log_scale).exp()
         return x, (-log_scale).expand_as(x)

@@ -9,6 +9,11 @@ from torch.distributions.constraints import Constraint
 from flowgroup.manifolds import constraints
 
 
+def promoted(params: Tensor, x: Tensor) -> Tensor:
+    """Parameters in the precision of x, in float32 at least: a network under autocast makes them in bfloat16."""
+    return params.to(torch.promote_types(torch.promote_types(params.dtype, x.dtype), torch.float32))
+
+
 class Bijection:
     """An invertible map y = f(x; params), without state of its own.
 

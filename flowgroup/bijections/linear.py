@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
-from flowgroup.bijections.base import Bijection
+from flowgroup._checks import positive_integer
+from flowgroup.bijections.base import Bijection, promoted
 from flowgroup.linalg import matvec, solve_triangular
 from flowgroup.manifolds import constraints
 
@@ -31,7 +32,7 @@ class LULinear(Bijection):
     event_dim = 1
 
     def __init__(self, features: int, bias: bool = True):
-        _check_features(features)
+        positive_integer("features", features)
         self.features = features
         self.bias = bias
 
@@ -40,13 +41,13 @@ class LULinear(Bijection):
         return (self.features**2 + self.features * self.bias,)
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        M, b = _matrix_and_bias(_like(params, x), self.features)
+        M, b = _matrix_and_bias(promoted(params, x), self.features)
         y = matvec(_upper(M), x)
         y = y + matvec(M.tril(-1), y) + b
         return y, _trace(M).expand(y.shape[:-1])
 
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        M, b = _matrix_and_bias(_like(params, y), self.features)
+        M, b = _matrix_and_bias(promoted(params, y), self.features)
         x = solve_triangular(M.tril(-1), y - b, upper=False, unitriangular=True)
         x = solve_triangular(_upper(M), x, upper=True)
         return x, -_trace(M).expand(x.shape[:-1])
@@ -74,7 +75,7 @@ class QRLinear(Bijection):
     event_dim = 1
 
     def __init__(self, features: int, bias: bool = True):
-        _check_features(features)
+        positive_integer("features", features)
         self.features = features
         self.bias = bias
 
@@ -83,12 +84,12 @@ class QRLinear(Bijection):
         return (self.features**2 + self.features * self.bias,)
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        M, b = _matrix_and_bias(_like(params, x), self.features)
+        M, b = _matrix_and_bias(promoted(params, x), self.features)
         y = b - _reflect(_lower_directions(M), matvec(_upper(M), x))
         return y, _trace(M).expand(y.shape[:-1])
 
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        M, b = _matrix_and_bias(_like(params, y), self.features)
+        M, b = _matrix_and_bias(promoted(params, y), self.features)
         x = _reflect(_lower_directions(M), b - y, transpose=True)
         x = solve_triangular(_upper(M), x, upper=True)
         return x, -_trace(M).expand(x.shape[:-1])
@@ -115,7 +116,7 @@ class HouseholderLinear(Bijection):
     event_dim = 1
 
     def __init__(self, features: int, reflections: int | None = None, domain: Constraint = constraints.real):
-        _check_features(features)
+        positive_integer("features", features)
         self.features = features
         self.reflections = features - features % 2 if reflections is None else reflections
         if self.reflections < 0:
@@ -135,11 +136,11 @@ class HouseholderLinear(Bijection):
         return v / (v.square().sum(-2, keepdim=True) + torch.finfo(v.dtype).tiny).sqrt()
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        y = _reflect(self._directions(_like(params, x)), x)
+        y = _reflect(self._directions(promoted(params, x)), x)
         return y, y.new_zeros(()).expand(y.shape[:-1])
 
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        x = _reflect(self._directions(_like(params, y)), y, transpose=True)
+        x = _reflect(self._directions(promoted(params, y)), y, transpose=True)
         return x, x.new_zeros(()).expand(x.shape[:-1])
 
 
@@ -162,7 +163,7 @@ class GivensLinear(Bijection):
     event_dim = 1
 
     def __init__(self, features: int, domain: Constraint = constraints.real):
-        _check_features(features)
+        positive_integer("features", features)
         self.features = features
         self.domain = self.codomain = domain
 
@@ -171,7 +172,7 @@ class GivensLinear(Bijection):
         return (self.features * (self.features - 1) // 2,)
 
     def _rotate(self, x: Tensor, params: Tensor, transpose: bool) -> Tensor:
-        params = _like(params, x)
+        params = promoted(params, x)
         if params.dim() > 1:
             return _tournament(x, params, transpose)
         # one rotation for all x: its matrix first, then a single product
@@ -185,16 +186,6 @@ class GivensLinear(Bijection):
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         x = self._rotate(y, params, transpose=True)
         return x, x.new_zeros(()).expand(x.shape[:-1])
-
-
-def _check_features(features: int) -> None:
-    if features < 1:
-        raise ValueError(f"features must be at least 1, got {features}")
-
-
-def _like(params: Tensor, x: Tensor) -> Tensor:
-    """Parameters that a network made under autocast, in the precision of x: no rotation is one in bfloat16."""
-    return params.to(torch.promote_types(params.dtype, x.dtype))
 
 
 def _matrix_and_bias(params: Tensor, n: int) -> tuple[Tensor, Tensor | float]:

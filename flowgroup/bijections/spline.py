@@ -30,8 +30,9 @@ class RationalQuadraticSpline(Bijection):
     Args:
         bins: number K of bins, at least 2.
         bound: the spline maps [−bound, bound] to itself, with slope 1 at both ends unless circular.
-        tails: "linear" is the identity outside, "bounded" knows no outside, "circular" has period 2·bound and
-            equal slopes at the ends; follow it by a `CircularShift`, since it keeps the end where it is.
+        tails: "linear" is the identity outside; "bounded" knows no outside (layers refuse such points, here they count
+            as the ends); "circular" has period 2·bound and equal slopes at the ends: follow it by a `CircularShift`,
+            since it keeps the end where it is.
 
     Source: Neural Spline Flows, 2019, arXiv 1906.04032, Eqs. 4–8; circular: Normalizing Flows on Tori and Spheres,
         2020, arXiv 2002.02428.
@@ -49,8 +50,8 @@ class RationalQuadraticSpline(Bijection):
     def __init__(self, bins: int = 8, bound: float = 4.0, tails: str = "linear"):
         if bins < 2 or bins * MIN_BIN >= 1:
             raise ValueError(f"bins must be at least 2 and below {1 / MIN_BIN:g}, got {bins}")
-        if not bound > 0:
-            raise ValueError(f"bound must be positive, got {bound}")
+        if not 0 < bound < math.inf:
+            raise ValueError(f"bound must be positive and finite, got {bound}")
         if tails not in TAILS:
             raise ValueError(f"tails must be one of {TAILS}, got {tails!r}")
         self.bins, self.bound, self.tails = bins, float(bound), tails
@@ -242,9 +243,13 @@ class _Spline(torch.autograd.Function):
         end = scale * torch.stack((grad_x1, grad_y1), -1).unsqueeze(-1)
         both = scale * torch.stack((grad_x1 + grad_x0, grad_y), -1).unsqueeze(-1)
         probs = (logits - bin.log_totals.unsqueeze(-1)).exp_()
-        g = (both * below.unsqueeze(-2)).addcmul_(end, at.unsqueeze(-2))
-        g = g.mul_(probs) if _may_overwrite(g) else g * probs
-        grad_bins = g.addcmul_(probs, g.sum(-1, keepdim=True), value=-1)
+        g = both * below.unsqueeze(-2)
+        if _may_overwrite(g):
+            g = g.addcmul_(end, at.unsqueeze(-2)).mul_(probs)
+            grad_bins = g.addcmul_(probs, g.sum(-1, keepdim=True), value=-1)
+        else:
+            g = torch.addcmul(g, end, at.unsqueeze(-2)) * probs
+            grad_bins = torch.addcmul(g, probs, g.sum(-1, keepdim=True), value=-1)
 
         raw0, raw1 = (torch.stack((grad_d0, grad_d1), -1) * torch.sigmoid(bin.raw_slopes)).split(1, -1)
         if ctx.circular:

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from flowgroup._checks import check_event_shape
+from flowgroup._checks import check_event_shape, positive_integer
 from flowgroup.distributions._validate import may_validate
 from flowgroup.manifolds import Sphere
-from flowgroup.manifolds.base import positive_integer
 from flowgroup.manifolds.constraints import Circle
 
 

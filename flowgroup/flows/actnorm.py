@@ -11,7 +11,7 @@ from flowgroup.flows.transform import Transform
 
 
 class ActNorm(Transform):
-    """y = (x + shift)·exp(log_scale), at first (x − mean)/std of the first batch seen in training mode.
+    """y = (x + shift)·exp(log_scale), at first (x − mean)/std of the first batch of two or more seen in training mode.
 
     A feature that is constant in that batch is centred and keeps its scale. Under `torch.distributed` the statistics
     are those of all processes, which must all bring a batch. Until that batch the map is the identity, in both
@@ -43,11 +43,11 @@ class ActNorm(Transform):
         self.shift = nn.Parameter(torch.zeros(shape))
         self.log_scale = nn.Parameter(torch.zeros(shape))
         self.register_buffer("initialized", torch.tensor(False))
-        self._ready: bool | None = False  # the buffer's value, known without a look at the device
+        self._seen: Tensor | None = None  # the buffer, once it was seen to be true: no second look at the device
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = self._checked("x", x, context)
-        if self.training and not self._ready and values_readable(x):
+        if self.training and values_readable(x) and values_readable(self.shift):
             self._start(x)
         return (x + self.shift) * self.log_scale.exp(), self._logdet(x)
 
@@ -62,26 +62,29 @@ class ActNorm(Transform):
 
     @torch.no_grad()
     def _start(self, x: Tensor) -> None:
-        if self._ready is None:
-            self._ready = bool(self.initialized)
-        if self._ready or x.numel() == 0:
+        if self._seen is self.initialized:
+            return
+        if self.initialized:
+            self._seen = self.initialized
             return
         check_finite("x", x)
         rows = x.unsqueeze(0).movedim(-len(self.in_shape), -1).flatten(0, -2).to(self.shift.dtype)
         count = rows.new_tensor([len(rows)])
-        mean = _sum_over_processes(torch.cat((rows.sum(0), count)))
-        mean = mean[:-1] / mean[-1]
+        sums = _sum_over_processes(torch.cat((rows.sum(0), count)))
+        if sums[-1] < 2:  # one row has no scale
+            return
+        mean = sums[:-1] / sums[-1]
         squares = _sum_over_processes(torch.cat(((rows - mean).square().sum(0), count)))
         std = (squares[:-1] / squares[-1]).sqrt()
         constant = std <= 16 * torch.finfo(std.dtype).eps * mean.abs()
         self.shift.copy_(-mean.view_as(self.shift))
         self.log_scale.copy_(-torch.where(constant, 1.0, std).log().view_as(self.log_scale))
         self.initialized.fill_(True)
-        self._ready = True
+        self._seen = self.initialized
 
     def _load_from_state_dict(self, *args) -> None:
         super()._load_from_state_dict(*args)
-        self._ready = None
+        self._seen = None
 
     def extra_repr(self) -> str:
         return f"{self.in_shape[0]}, event_dim={len(self.in_shape)}"

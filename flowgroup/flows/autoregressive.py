@@ -45,8 +45,8 @@ class Autoregressive(Transform):
         hidden_features: Sequence[int] = (64, 64),
     ):
         super().__init__()
-        if bijection.event_dim != 0:
-            raise ValueError(f"Autoregressive takes a scalar bijection, got {bijection}")
+        if not isinstance(bijection, Bijection) or bijection.event_dim != 0:
+            raise TypeError(f"bijection must be a scalar flowgroup.bijections.Bijection, got {bijection!r}")
         self.bijection = bijection
         self.context_features = context
         self.in_shape = self.out_shape = (features,)

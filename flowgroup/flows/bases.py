@@ -70,12 +70,20 @@ class Base(nn.Module):
             arguments[name] = value
         return self.make(**arguments, validate_args=False)  # valid by construction, and a look at values costs a wait
 
+    @property
+    def support(self) -> Constraint:
+        """Where the entries of an event live, or the event itself where that is a point of a manifold."""
+        support = self.distribution().support
+        while hasattr(support, "base_constraint"):  # of several independent entries, of a mixture
+            support = support.base_constraint
+        return support
+
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density at latent z."""
         return self.distribution().log_prob(z)
 
     def extra_repr(self) -> str:
-        make = self.make.func if isinstance(self.make, partial) else self.make
+        make = self.make.args[0] if isinstance(self.make, partial) else self.make
         return f"{make.__name__}, event_shape={tuple(self.event_shape)}, trainable={self.trainable}"
 
 

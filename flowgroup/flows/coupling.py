@@ -17,7 +17,7 @@ MASKS = {
     "checkerboard": lambda n: torch.arange(n) % 2 == 1,
     "checkerboard-flipped": lambda n: torch.arange(n) % 2 == 0,
     "half": lambda n: torch.arange(n) >= n // 2,
-    "half-flipped": lambda n: torch.arange(n) < n - n // 2,
+    "half-flipped": lambda n: torch.arange(n) < n // 2,
 }
 
 
@@ -32,7 +32,10 @@ def coupling_mask(mask: str | Tensor | Sequence[bool], features: int) -> Tensor:
         if mask not in MASKS:
             raise ValueError(f"mask must be one of {sorted(MASKS)} or a boolean tensor, got {mask!r}")
         mask = MASKS[mask](features)
-    mask = torch.as_tensor(mask).bool().cpu()
+    mask = torch.as_tensor(mask)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must hold booleans, got {mask.dtype}")
+    mask = mask.to(torch.get_default_device())
     if mask.shape != (features,):
         raise ValueError(f"mask must have shape ({features},), got {tuple(mask.shape)}")
     if not mask.any():
@@ -76,8 +79,8 @@ class Coupling(Transform):
         event_dim: int = 1,
     ):
         super().__init__()
-        if bijection.event_dim != 0:
-            raise ValueError(f"Coupling takes a scalar bijection, got {bijection}")
+        if not isinstance(bijection, Bijection) or bijection.event_dim != 0:
+            raise TypeError(f"bijection must be a scalar flowgroup.bijections.Bijection, got {bijection!r}")
         if event_dim not in (1, 3):
             raise ValueError(f"event_dim must be 1 (vectors) or 3 (images), got {event_dim}")
         mask = coupling_mask(mask, features)
@@ -91,7 +94,7 @@ class Coupling(Transform):
         order = torch.cat((kept, moved))
         self.register_buffer("_order", order, persistent=False)
         self.register_buffer("_restore", order.argsort(), persistent=False)
-        self._sorted = torch.equal(order, torch.arange(features))
+        self._sorted = order.tolist() == list(range(features))
         self._sizes = (len(kept), len(moved))
         if conditioner is None:
             if event_dim != 1:
@@ -105,6 +108,9 @@ class Coupling(Transform):
         if isinstance(self.domain, Circle):
             kept = periodic(kept, self.domain.half_period)
         out = self.conditioner(kept) if context is None else self.conditioner(kept, context)
+        wanted = self._sizes[1] * self.bijection.param_shape[0]
+        if out.shape[self._dim] != wanted:
+            raise ValueError(f"conditioner must give {wanted} values in dimension {self._dim}, got {tuple(out.shape)}")
         out = out.unflatten(self._dim, (self._sizes[1], -1))
         return out if self._dim == -1 else out.movedim(self._dim, -1)
 

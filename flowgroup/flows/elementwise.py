@@ -35,6 +35,8 @@ class Elementwise(Transform):
         hidden_features: Sequence[int] = (64, 64),
     ):
         super().__init__()
+        if not isinstance(bijection, Bijection):
+            raise TypeError(f"bijection must be a flowgroup.bijections.Bijection, got {bijection!r}")
         self.bijection = bijection
         self.in_shape = self.out_shape = (features,)
         self.domain, self.codomain = bijection.domain, bijection.codomain

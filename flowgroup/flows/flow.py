@@ -14,6 +14,7 @@ from flowgroup._checks import check_context, check_event_shape, check_finite
 from flowgroup.distributions import DiagonalNormal, MultivariateNormal
 from flowgroup.flows.bases import Base
 from flowgroup.flows.transform import Transform
+from flowgroup.manifolds.constraints import joins
 
 
 class Flow(nn.Module):
@@ -24,10 +25,11 @@ class Flow(nn.Module):
     Args:
         transform: t, from data to latent.
         base: distribution of the latent.
-        validate_args: whether `log_prob` looks at values (NaN, points off the domain) and raises.
+        validate_args: whether to look at values (NaN, points off the domain) and raise; if not, the transform is told
+            to look at none either.
 
     Raises:
-        ValueError: when event shapes do not fit.
+        ValueError: when event shapes or spaces do not fit.
 
     Source: Normalizing Flows for Probabilistic Modeling and Inference, 2021, arXiv 1912.02762.
 
@@ -46,12 +48,15 @@ class Flow(nn.Module):
             raise ValueError(
                 f"base has events of shape {tuple(base.event_shape)}, but transform gives {transform.out_shape}"
             )
+        if not joins(transform.codomain, base.support):
+            raise ValueError(f"base lives on {base.support!r}, but transform gives values in {transform.codomain!r}")
         self.transform = transform
         self.base = base
         self.validate_args = validate_args
         if not validate_args:
             for m in transform.modules():
-                m.validate_args = False
+                if isinstance(m, Transform):
+                    m.validate_args = False
 
     @property
     def context_features(self) -> int:
@@ -70,7 +75,11 @@ class Flow(nn.Module):
         return next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """`log_prob` without a look at values: what to compile, and what DDP and FSDP wrap."""
+        """`log_prob` without a look at finiteness: what to compile, and what DDP and FSDP wrap.
+
+        Layers on an interval or a sphere still look whether points are there, unless compiled or built into a flow with
+        `validate_args=False`.
+        """
         z, logdet = self.transform(x, context)
         return self.base.log_prob(z) + logdet
 
@@ -94,13 +103,16 @@ class Flow(nn.Module):
         """Raise what `log_prob` would raise for these arguments."""
         check_event_shape("x", x, self.transform.in_shape)
         check_context(context, self.context_features)
-        for name, value in (("x", x), ("context", context)):
-            if value is not None and value.dtype != self._dtype and not torch.is_autocast_enabled(value.device.type):
-                raise TypeError(f"{name} must have the flow's dtype {self._dtype}, got {value.dtype}")
+        self._check_values("x", x)
+        self._check_values("context", context)
+
+    def _check_values(self, name: str, value: Tensor | None) -> None:
+        if value is None:
+            return
+        if value.dtype != self._dtype and not torch.is_autocast_enabled(value.device.type):
+            raise TypeError(f"{name} must have the flow's dtype {self._dtype}, got {value.dtype}")
         if self.validate_args:
-            check_finite("x", x)
-            if context is not None:
-                check_finite("context", context)
+            check_finite(name, value)
 
     @torch.no_grad()
     def sample(self, shape: Sequence[int] = (), context: Tensor | None = None, temperature: float = 1.0) -> Tensor:
@@ -141,8 +153,7 @@ class Flow(nn.Module):
         if isinstance(shape, int):
             raise TypeError(f"shape must be a sequence of integers such as ({shape},), got {shape}")
         check_context(context, self.context_features)
-        if self.validate_args and context is not None:
-            check_finite("context", context)
+        self._check_values("context", context)
         return torch.Size(shape) + (torch.Size() if context is None else context.shape[:-1])
 
     def distribution(self, context: Tensor | None = None) -> FlowDistribution:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
 from flowgroup import bijections
 from flowgroup.flows.elementwise import Elementwise
 from flowgroup.flows.transform import Transform
 from flowgroup.linalg import permute
+from flowgroup.manifolds import constraints
 
 
 def LULinear(  # noqa: N802
@@ -89,6 +91,7 @@ class Permutation(Transform):
     Args:
         features: size of x.
         order: "reverse", "random" (drawn now, kept in the state dict), or a permutation (features,) of 0, 1, ….
+        domain: where the entries of x live.
 
     Raises:
         ValueError: when `order` is neither.
@@ -98,8 +101,14 @@ class Permutation(Transform):
         (tensor([3., 2., 1.]), tensor(0.))
     """
 
-    def __init__(self, features: int, order: str | Tensor | Sequence[int] = "reverse"):
+    def __init__(
+        self,
+        features: int,
+        order: str | Tensor | Sequence[int] = "reverse",
+        domain: Constraint = constraints.real,
+    ):
         super().__init__()
+        self.domain = self.codomain = domain
         self.in_shape = self.out_shape = (features,)
         if order == "reverse":
             order = range(features - 1, -1, -1)

@@ -12,6 +12,7 @@ from math import pi
 
 import torch
 
+from flowgroup._checks import positive_integer
 from flowgroup.bijections import (
     Additive,
     Affine,
@@ -39,29 +40,25 @@ Widths = Sequence[int]
 
 
 def _couplings(bijection: Bijection, features: int, context: int, transforms: int, hidden: Widths) -> list[Transform]:
-    if features < 2:
+    if positive_integer("features", features) < 2:
         raise ValueError(f"features must be at least 2 for couplings, got {features}; use an autoregressive flow")
     masks = ("checkerboard", "checkerboard-flipped")
-    return [Coupling(bijection, features, masks[i % 2], context, hidden) for i in range(_positive(transforms))]
+    return [
+        Coupling(bijection, features, masks[i % 2], context, hidden)
+        for i in range(positive_integer("transforms", transforms))
+    ]
 
 
 def _autoregressive(
     bijection: Bijection, features: int, context: int, transforms: int, hidden: Widths
 ) -> list[Transform]:
-    if features < 1:
-        raise ValueError(f"features must be at least 1, got {features}")
+    positive_integer("features", features)
     layers: list[Transform] = []
-    for i in range(_positive(transforms)):
+    for i in range(positive_integer("transforms", transforms)):
         if i > 0:
-            layers.append(Permutation(features))
+            layers.append(Permutation(features, domain=bijection.domain))
         layers.append(Autoregressive(bijection, features, context, hidden))
     return layers
-
-
-def _positive(transforms: int) -> int:
-    if transforms < 1:
-        raise ValueError(f"transforms must be at least 1, got {transforms}")
-    return transforms
 
 
 def NICE(features: int, context: int = 0, transforms: int = 4, hidden_features: Widths = (128, 128)) -> Flow:
@@ -233,7 +230,7 @@ def SphereFlow(
         tensor([1., 1., 1., 1., 1.])
     """
     layers: list[Transform] = []
-    for _ in range(_positive(transforms)):
+    for _ in range(positive_integer("transforms", transforms)):
         rotation = Elementwise(GivensLinear(dim + 1, Sphere(dim).constraint), dim + 1)
         with torch.no_grad():  # start in frames that differ, or all splines act along the same latitudes
             rotation.params.uniform_(-pi, pi)
@@ -267,11 +264,13 @@ def Glow(
     """
     if isinstance(features, int):
         layers: list[Transform] = []
-        for _ in range(_positive(transforms)):
+        for _ in range(positive_integer("transforms", transforms)):
             layers += [ActNorm(features), LULinear(features)]
             layers.append(Coupling(Affine(), features, "half", context, hidden_features))
         return Flow(Sequential(*layers), DiagonalNormal(features))
 
+    if not isinstance(features, tuple) or len(features) != 3:
+        raise ValueError(f"features must be an integer or a shape (channels, height, width), got {features!r}")
     channels, height, width = features
     if levels is None:
         levels = 0
@@ -285,7 +284,7 @@ def Glow(
     for level in range(levels):
         n = 4 * channels * 2**level
         steps: list[Transform] = [Squeeze()]
-        for _ in range(_positive(transforms)):
+        for _ in range(positive_integer("transforms", transforms)):
             steps += [ActNorm(n, event_dim=3), PerPixel(LULinear(n))]
             net = ConvNet(n // 2, 2 * (n - n // 2), hidden_features[0], context)
             start_near_(net.output, Affine().initial_params())

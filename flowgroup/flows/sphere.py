@@ -62,6 +62,7 @@ class RecursiveSphere(Transform):
         if dim > 1:
             spline = RationalQuadraticSpline(bins, 1.0, tails="bounded")
             self.heights = Autoregressive(spline, dim - 1, context + 2, hidden_features)
+            self.heights.validate_args = False  # x itself is checked
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = self._checked("x", x, context)
@@ -99,9 +100,9 @@ def to_cylinder(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (tensor([1.5708]), tensor([0.8000]), tensor(0.))
     """
     phi = torch.atan2(x[..., 1:2], x[..., :1])
-    rho2 = x.square().cumsum(-1).clamp(min=torch.finfo(x.dtype).tiny)
-    h = (x[..., 2:] * rho2[..., 2:].rsqrt()).clamp(-1, 1)
-    return phi, h, _log_volume(rho2[..., 1:-1].log() - rho2[..., 2:].log())
+    rho2 = x.square().cumsum(-1).clamp(min=torch.finfo(x.dtype).eps ** 2)
+    h = (x[..., 2:] / rho2[..., 2:].sqrt()).clamp(-1, 1)
+    return phi, h, _log_volume(h)
 
 
 def from_cylinder(phi: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,9 +112,11 @@ def from_cylinder(phi: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     outer = torch.cat((radii[..., 1:], torch.ones_like(h[..., :1])), -1) if h.shape[-1] else h
     first = radii[..., :1] if h.shape[-1] else torch.ones_like(phi)
     x = torch.cat((first * phi.cos(), first * phi.sin(), h * outer), -1)
-    return x, _log_volume(squares.log())
+    return x, _log_volume(h)
 
 
-def _log_volume(log_squares: Tensor) -> Tensor:
-    k = torch.arange(log_squares.shape[-1], dtype=log_squares.dtype, device=log_squares.device)
-    return (0.5 * k * log_squares).sum(-1)
+def _log_volume(h: Tensor) -> Tensor:
+    """Σ (k−2)/2 log(1 − hₖ²), both ways from heights and with one floor: at a pole old and new volume must cancel."""
+    squares = ((1 - h) * (1 + h)).clamp(min=torch.finfo(h.dtype).eps ** 0.5)
+    k = torch.arange(h.shape[-1], dtype=h.dtype, device=h.device)
+    return (0.5 * k * squares.log()).sum(-1)

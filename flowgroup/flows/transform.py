@@ -107,7 +107,7 @@ class Sequential(Transform):
         transforms: applied first to last. Those built with a context all get the same one.
 
     Raises:
-        ValueError: when event shapes or context sizes do not fit.
+        TypeError, ValueError: what is no transform; event shapes, spaces or context sizes that do not fit.
 
     Example:
         >>> from flowgroup import flows
@@ -121,6 +121,9 @@ class Sequential(Transform):
         super().__init__()
         if not transforms:
             raise ValueError("Sequential needs at least one transform")
+        for i, t in enumerate(transforms):
+            if not isinstance(t, Transform):
+                raise TypeError(f"transform {i} must be a flowgroup.flows.Transform, got {t!r}")
         for i, (a, b) in enumerate(zip(transforms, transforms[1:])):
             fits = len(a.out_shape) == len(b.in_shape) and all(
                 m is None or n is None or m == n for m, n in zip(a.out_shape, b.in_shape)
@@ -128,6 +131,10 @@ class Sequential(Transform):
             if not fits:
                 raise ValueError(
                     f"transform {i} gives events of shape {a.out_shape}, but transform {i + 1} takes {b.in_shape}"
+                )
+            if not constraints.joins(a.codomain, b.domain):
+                raise ValueError(
+                    f"transform {i} gives values in {a.codomain!r}, but transform {i + 1} takes {b.domain!r}"
                 )
         sizes = {t.context_features for t in transforms} - {0}
         if len(sizes) > 1:

@@ -269,10 +269,3 @@ def whole_shape(size: Sequence, event_shape: Sequence[int]) -> torch.Size:
         event = ", ".join(map(str, event_shape))
         raise ValueError(f"size must be a whole shape (*batch, {event}), got {tuple(size)}")
     return torch.Size(size)
-
-
-def positive_integer(name: str, value: int) -> int:
-    """`value`, unless it is no positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    return value

@@ -10,7 +10,6 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 real = constraints.real
-real_vector = constraints.real_vector
 
 
 class Interval(Constraint):
@@ -57,6 +56,17 @@ class OnManifold(Constraint):
 
     def __repr__(self) -> str:
         return f"the manifold {self.manifold}"
+
+
+def joins(codomain: Constraint, domain: Constraint) -> bool:
+    """Whether values of one space may enter the other: points of a circle or manifold only where they belong.
+
+    Example:
+        >>> joins(Circle(), Circle()), joins(Circle(), real), joins(Interval(0, 1), real)
+        (True, False, True)
+    """
+    curved = isinstance(codomain, Circle | OnManifold) or isinstance(domain, Circle | OnManifold)
+    return not curved or repr(codomain) == repr(domain)
 
 
 def wrap(x: Tensor, half_period: float = math.pi) -> Tensor:

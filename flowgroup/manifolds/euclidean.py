@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from flowgroup._checks import positive_integer
 from flowgroup.groups.base import LieGroup
-from flowgroup.manifolds.base import positive_integer, whole_shape
+from flowgroup.manifolds.base import whole_shape
 
 
 class Euclidean(LieGroup):

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from flowgroup.manifolds.base import Manifold, positive_integer, whole_shape
+from flowgroup._checks import positive_integer
+from flowgroup.manifolds.base import Manifold, whole_shape
 
 
 class Sphere(Manifold):

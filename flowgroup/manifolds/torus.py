@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from flowgroup._checks import positive_integer
 from flowgroup.groups.base import LieGroup
-from flowgroup.manifolds.base import positive_integer, whole_shape
+from flowgroup.manifolds.base import whole_shape
 from flowgroup.manifolds.constraints import wrap
 
 

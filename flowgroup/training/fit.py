@@ -59,7 +59,7 @@ def fit_to_data(
     generators that `augment` or a Dataset holds itself, and noise made by persistent DataLoader workers.
 
     The finiteness of loss and gradient is read once a step, before the optimizer acts: on a GPU that is one
-    synchronisation a step.
+    synchronisation a step (layers on spheres and intervals add theirs, unless the flow has `validate_args=False`).
 
     Args:
         flow: what to train.
