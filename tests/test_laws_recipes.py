@@ -80,9 +80,9 @@ def test_state_dict_round_trip(entry, dtype, device):
     testing.assert_state_dict_round_trip(flow, entry.make().to(x), x, context)
 
 
-@pytest.mark.parametrize("entry", [e for e in registry.RECIPES if not e.context], ids=str)
+@every_recipe
 def test_compiles(entry, device):
-    testing.assert_compiles(*registry.built(entry, torch.float32, device), backend="eager")
+    testing.assert_compiles(*registry.built(entry, torch.float32, device), backend="aot_eager")
 
 
 @every_base

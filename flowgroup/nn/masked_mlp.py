@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowgroup.nn.mlp import check_sizes
+
 
 class MaskedMLP(nn.Module):
     """θᵢ = netᵢ(x₁, …, xᵢ₋₁, c) for all i at once (MADE).
@@ -42,10 +44,7 @@ class MaskedMLP(nn.Module):
         activation: Callable[[Tensor], Tensor] = F.relu_,
     ):
         super().__init__()
-        if not isinstance(context, int) or context < 0:
-            raise ValueError(f"context must be an integer, 0 or larger, got {context!r}")
-        if not isinstance(hidden_features, Sequence):
-            raise TypeError(f"hidden_features must be a sequence of widths, got {hidden_features!r}")
+        check_sizes(hidden_features, context)
         self.features, self.outputs, self.inputs = features, outputs, inputs
         self.activation = activation
         # degrees 0 .. n-1; a unit of degree 0 sees the context alone and is useless without one

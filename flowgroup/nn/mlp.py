@@ -9,6 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def check_sizes(hidden_features: Sequence[int], context: int) -> None:
+    """Raise unless these can be the hidden widths and the context size of a network."""
+    if not isinstance(context, int) or context < 0:
+        raise ValueError(f"context must be an integer, 0 or larger, got {context!r}")
+    if not isinstance(hidden_features, Sequence):
+        raise TypeError(f"hidden_features must be a sequence of widths, got {hidden_features!r}")
+
+
 class MLP(nn.Module):
     """y = Wₙ σ(… σ(W₁ x + V c + b₁) …) + bₙ, the context c entering the first layer.
 
@@ -37,10 +45,7 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        if not isinstance(context, int) or context < 0:
-            raise ValueError(f"context must be an integer, 0 or larger, got {context!r}")
-        if not isinstance(hidden_features, Sequence):
-            raise TypeError(f"hidden_features must be a sequence of widths, got {hidden_features!r}")
+        check_sizes(hidden_features, context)
         sizes = [in_features, *hidden_features, out_features]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
         self.context = nn.Linear(context, sizes[1], bias=False) if context else None
