@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowgroup._checks import values_readable
-from flowgroup.bijections.base import Bijection
+from flowgroup.bijections.base import Bijection, promoted
 from flowgroup.manifolds.constraints import Circle, Interval, real, wrap
 
 MIN_BIN = 1e-3
@@ -79,8 +79,8 @@ class RationalQuadraticSpline(Bijection):
     def _map(self, x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         if params.shape[-1:] != self.param_shape:
             raise ValueError(f"params must have shape (..., {self.param_shape[0]}), got {tuple(params.shape)}")
-        dtype = torch.promote_types(torch.promote_types(x.dtype, params.dtype), torch.float32)
-        x, params = x.to(dtype), params.to(dtype)
+        params = promoted(params, x)
+        x = x.to(params.dtype)
         x = x.expand(torch.broadcast_shapes(x.shape, params.shape[:-1]))
         inside = x.abs() <= self.bound
         if self.tails == "circular":

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from flowgroup._checks import check_context
-from flowgroup.flows.transform import Transform
+from flowgroup.flows.transform import Transform, joint_context
 
 
 class Squeeze(Transform):
@@ -92,10 +91,7 @@ class MultiScale(Transform):
         self.levels = nn.ModuleList(levels)
         self.in_shape = tuple(image_shape)
         self.out_shape = (image_shape[0] * image_shape[1] * image_shape[2],)
-        sizes = {t.context_features for t in levels} - {0}
-        if len(sizes) > 1:
-            raise ValueError(f"levels must agree on the size of the context, got {sorted(sizes)}")
-        self.context_features = sizes.pop() if sizes else 0
+        self.context_features = joint_context("levels", levels)
         # the shape each level gives, found by sending an image of zeros through (in evaluation: nothing learns from it)
         self._shapes = []
         x = torch.zeros(self.in_shape)
@@ -110,7 +106,6 @@ class MultiScale(Transform):
                 x = x[: x.shape[0] // 2]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        check_context(context, self.context_features)
         x = self._checked("x", x, context)
         total: Tensor | float = 0.0
         done = []

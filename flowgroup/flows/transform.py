@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
@@ -67,6 +69,14 @@ def broadcast_batch(name: str, batch: torch.Size, context_batch: torch.Size) -> 
         raise ValueError(
             f"batch shapes of {name} and context must broadcast, got {tuple(batch)} and {tuple(context_batch)}"
         ) from None
+
+
+def joint_context(name: str, transforms: Sequence[Transform]) -> int:
+    """The size of the one context that all transforms with a context take; 0 where none has one."""
+    sizes = {t.context_features for t in transforms} - {0}
+    if len(sizes) > 1:
+        raise ValueError(f"{name} must agree on the size of the context, got {sorted(sizes)}")
+    return sizes.pop() if sizes else 0
 
 
 class Inverse(Transform):
@@ -136,11 +146,8 @@ class Sequential(Transform):
                 raise ValueError(
                     f"transform {i} gives values in {a.codomain!r}, but transform {i + 1} takes {b.domain!r}"
                 )
-        sizes = {t.context_features for t in transforms} - {0}
-        if len(sizes) > 1:
-            raise ValueError(f"transforms must agree on the size of the context, got {sorted(sizes)}")
         self.transforms = nn.ModuleList(transforms)
-        self.context_features = sizes.pop() if sizes else 0
+        self.context_features = joint_context("transforms", transforms)
         self.in_shape, self.out_shape = transforms[0].in_shape, transforms[-1].out_shape
         self.domain, self.codomain = transforms[0].domain, transforms[-1].codomain
 
