@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -83,6 +84,45 @@ class LieGroup(Group, Manifold):
     @abc.abstractmethod
     def coordinates(self, g: Tensor, u: Tensor) -> Tensor:
         """v with tangent(g, v) = u; of a u that is not tangent, the part that is."""
+
+    @property
+    def model(self) -> LieGroup:
+        """A group that is isomorphic and isometric to this one and in which arithmetic is cheap: this group itself,
+        where no other is known. `to_model` and `from_model` take elements there and back."""
+        return self
+
+    def to_model(self, g: Tensor) -> Tensor:
+        """The element of `model` that stands for g."""
+        return g
+
+    def from_model(self, g: Tensor) -> Tensor:
+        """The element that g of `model` stands for."""
+        return g
+
+    def left_divide(self, g: Tensor, h: Tensor) -> Tensor:
+        """g⁻¹h, the translation that takes g to the identity."""
+        return self.compose(self.inverse(g), h)
+
+    def dilation(self, g: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """d²(e, g), and t ↦ exp_e(t·log_e g) in the sense of the metric; both from one decomposition of g.
+
+        Args:
+            g: elements (*batch, *event).
+
+        Returns:
+            Squared distances of the batch shape, and a function of times that broadcast against it.
+
+        Example:
+            >>> from flowgroup.groups import SO2
+            >>> squared, dilate = SO2().dilation(SO2().exp(torch.tensor([0.5])))
+            >>> torch.allclose(squared, torch.tensor(0.25)), torch.allclose(
+            ...     dilate(torch.tensor(2.0)), SO2().exp(torch.tensor([1.0]))
+            ... )
+            (True, True)
+        """
+        e = self.identity(*self.event_shape, dtype=g.dtype, device=g.device)
+        u = self.logmap(e, g)
+        return self.inner(e, u), lambda t: self.expmap(e, self._over_event(t) * u)
 
     def adjoint(self, g: Tensor) -> Tensor:
         """Ad_g (..., dim, dim): g·exp(v)·g⁻¹ = exp(Ad_g v)."""
