@@ -1,6 +1,29 @@
 """Batched small-matrix algebra."""
 
+from flowgroup.linalg.derivative import jvp
+from flowgroup.linalg.eigh import eigh
 from flowgroup.linalg.permute import permute
+from flowgroup.linalg.scalar_functions import ScalarFunction
+from flowgroup.linalg.spectral import Spectrum, expm, funm, invsqrtm, logm, powm, sqrtm
 from flowgroup.linalg.triangular import matvec, solve_triangular
+from flowgroup.linalg.vech import from_tril_vector, tril_vector, unvech, vech
 
-__all__ = ["matvec", "permute", "solve_triangular"]
+__all__ = [
+    "ScalarFunction",
+    "Spectrum",
+    "eigh",
+    "expm",
+    "from_tril_vector",
+    "funm",
+    "invsqrtm",
+    "jvp",
+    "logm",
+    "matvec",
+    "permute",
+    "powm",
+    "solve_triangular",
+    "sqrtm",
+    "tril_vector",
+    "unvech",
+    "vech",
+]

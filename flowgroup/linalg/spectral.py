@@ -1,0 +1,256 @@
+"""Functions of symmetric matrices, with derivatives that stay finite and exact at equal eigenvalues.
+
+f(A) = V diag f(w) Vᵀ has the derivative Df(A)[H] = V (f[wᵢ, wⱼ] ∘ VᵀHV) Vᵀ of Daleckii and Krein: divided differences
+of f take the place of the gaps between eigenvalues by which the gradient of an eigenvector divides.
+
+The numerical policy of everything here is one rule: for functions of positive numbers, eigenvalues below ε·max|w|, ε the
+dtype's rounding, are noise, and taken to be ε·max|w|. Nothing is clamped at an absolute value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from flowgroup.linalg import scalar_functions
+from flowgroup.linalg.eigh import eigh
+from flowgroup.linalg.scalar_functions import EXP, INV, INV_SQRT, LOG, SQRT, ScalarFunction
+
+
+class Spectrum:
+    """A = V diag(w) Vᵀ, decomposed once and shared by every function of A.
+
+    Functions are differentiable twice with respect to A (reverse mode), also where eigenvalues are equal. Gradients
+    are symmetric, those of f((A + Aᵀ)/2).
+
+    Args:
+        A: symmetric matrices (..., n, n), of which the lower triangle is read.
+
+    Attributes:
+        matrix: A.
+        eigenvalues: w (..., n), ascending, without gradient.
+        eigenvectors: V (..., n, n), columns, without gradient.
+
+    Source: Functions of Matrices, 2008, Higham, theorem 3.11; the rule is Daleckii and Krein's, 1965.
+
+    Example:
+        >>> A = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+        >>> spectrum = Spectrum(A)
+        >>> torch.allclose(spectrum.sqrt() @ spectrum.sqrt(), A), torch.allclose(spectrum.log(), logm(A))
+        (True, True)
+    """
+
+    def __init__(self, A: Tensor):
+        self.matrix = A
+        self.eigenvalues, self.eigenvectors = eigh(A.detach())
+
+    def log(self) -> Tensor:
+        """log A."""
+        return self.apply(LOG)
+
+    def exp(self) -> Tensor:
+        """exp A."""
+        return self.apply(EXP)
+
+    def sqrt(self) -> Tensor:
+        """A^½."""
+        return self.apply(SQRT)
+
+    def inv_sqrt(self) -> Tensor:
+        """A^{−½}."""
+        return self.apply(INV_SQRT)
+
+    def inv(self) -> Tensor:
+        """A⁻¹."""
+        return self.apply(INV)
+
+    def power(self, p: float | Tensor) -> Tensor:
+        """Aᵖ; a tensor p of the batch shape, or one that broadcasts against it, gets its gradient."""
+        if not isinstance(p, Tensor):
+            return self.matrix if p == 1 else self.apply(scalar_functions.power(p))
+        p = p.to(self.eigenvalues)
+        return self.scaled_log(p).exp()
+
+    def scaled_log(self, t: Tensor) -> Spectrum:
+        """The spectrum of t·log A: exp of it is Aᵗ."""
+        scaled = object.__new__(Spectrum)
+        scaled.matrix = t[..., None, None] * self.log()
+        scaled.eigenvalues = t.detach()[..., None] * _above_noise(self.eigenvalues).log()
+        scaled.eigenvectors = self.eigenvectors
+        return scaled
+
+    def apply(self, function: ScalarFunction) -> Tensor:
+        """V diag f(w) Vᵀ."""
+        A, w, V = self.matrix, self.eigenvalues, self.eigenvectors
+        if torch.compiler.is_compiling():
+            # dynamo forgets custom gradients inside functorch's transforms; a term that is zero has the same gradient
+            return _value(w, V, function) + _derivative(A - A.detach(), w, V, function)
+        return _Value.apply(A, w, V, function)
+
+    def derivative(self, function: ScalarFunction, H: Tensor) -> Tensor:
+        """Df(A)[H] for symmetric H (..., n, n); batch shapes broadcast."""
+        A, H = torch.broadcast_tensors(self.matrix, H)
+        w, V = self.eigenvalues.expand(A.shape[:-1]), self.eigenvectors.expand(A.shape)
+        if torch.compiler.is_compiling():
+            return _derivative(H, w, V, function) + _second_derivative(H, A - A.detach(), w, V, function)
+        return _Derivative.apply(A, H, w, V, function)
+
+
+def logm(A: Tensor) -> Tensor:
+    """log A of symmetric positive-definite matrices (..., n, n).
+
+    Example:
+        >>> torch.allclose(logm(torch.eye(3)), torch.zeros(3, 3))
+        True
+    """
+    return Spectrum(A).log()
+
+
+def expm(A: Tensor) -> Tensor:
+    """exp A of symmetric matrices (..., n, n).
+
+    Example:
+        >>> torch.allclose(expm(torch.zeros(3, 3)), torch.eye(3))
+        True
+    """
+    return Spectrum(A).exp()
+
+
+def sqrtm(A: Tensor) -> Tensor:
+    """A^½ of symmetric positive-semidefinite matrices (..., n, n).
+
+    Example:
+        >>> torch.allclose(sqrtm(4 * torch.eye(3)), 2 * torch.eye(3))
+        True
+    """
+    return Spectrum(A).sqrt()
+
+
+def invsqrtm(A: Tensor) -> Tensor:
+    """A^{−½} of symmetric positive-definite matrices (..., n, n).
+
+    Example:
+        >>> torch.allclose(invsqrtm(4 * torch.eye(3)), torch.eye(3) / 2)
+        True
+    """
+    return Spectrum(A).inv_sqrt()
+
+
+def powm(A: Tensor, p: float | Tensor) -> Tensor:
+    """Aᵖ of symmetric positive-definite matrices (..., n, n), p a number or a tensor of the batch shape.
+
+    Example:
+        >>> torch.allclose(powm(4 * torch.eye(3), 1.5), 8 * torch.eye(3))
+        True
+    """
+    return A if not isinstance(p, Tensor) and p == 1 else Spectrum(A).power(p)
+
+
+def funm(A: Tensor, f: Callable[[Tensor], Tensor], derivative: Callable[[Tensor], Tensor]) -> Tensor:
+    """f(A) of symmetric matrices (..., n, n) for any smooth scalar function given with its derivative.
+
+    Args:
+        A: symmetric matrices (..., n, n).
+        f, derivative: act element by element; the second derivative, where asked for, comes from autograd.
+
+    Example:
+        >>> torch.allclose(funm(torch.zeros(2, 2), torch.cos, lambda x: -x.sin()), torch.eye(2))
+        True
+    """
+    return Spectrum(A).apply(scalar_functions.smooth(f, derivative))
+
+
+def _above_noise(w: Tensor) -> Tensor:
+    """Eigenvalues (..., n), those below ε·max|w| raised to it."""
+    info = torch.finfo(w.dtype)
+    return torch.maximum(w, (info.eps * w.abs().amax(-1, keepdim=True)).clamp(min=info.tiny))
+
+
+def _smooth_part(w: Tensor, function: ScalarFunction) -> Tensor:
+    """Eigenvalues where the derivatives of the function are taken."""
+    return w if function.domain == "real" else _above_noise(w)
+
+
+def _value(w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
+    w = w.clamp(min=0) if function.domain == "nonnegative" else _smooth_part(w, function)
+    return (V * function.value(w).unsqueeze(-2)) @ V.mT
+
+
+def _derivative(H: Tensor, w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
+    """Df(A)[(H + Hᵀ)/2]."""
+    w = _smooth_part(w, function)
+    slopes = function.divided_difference(w.unsqueeze(-1), w.unsqueeze(-2))
+    return _conjugate(V, slopes * _conjugate(V.mT, _symmetric(H)))
+
+
+def _second_derivative(H: Tensor, K: Tensor, w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
+    """D²f(A)[H, K] = V M Vᵀ, Mᵢₖ = Σⱼ f[wᵢ, wⱼ, wₖ](H̃ᵢⱼK̃ⱼₖ + K̃ᵢⱼH̃ⱼₖ) in the basis of eigenvectors."""
+    w = _smooth_part(w, function)
+    curvature = function.second_divided_difference(w[..., :, None, None], w[..., None, :, None], w[..., None, None, :])
+    H, K = (_conjugate(V.mT, _symmetric(X)) for X in (H, K))
+    half = torch.einsum("...ijk,...ij,...jk->...ik", curvature, H, K)
+    return _conjugate(V, half + half.mT)
+
+
+def _conjugate(V: Tensor, X: Tensor) -> Tensor:
+    return V @ X @ V.mT
+
+
+def _symmetric(X: Tensor) -> Tensor:
+    return 0.5 * (X + X.mT)
+
+
+class _Value(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(A: Tensor, w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
+        return _value(w, V, function)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        A, w, V, ctx.function = inputs
+        ctx.save_for_backward(A, w, V)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        A, w, V = ctx.saved_tensors
+        return _Derivative.apply(A, grad, w, V, ctx.function), None, None, None
+
+
+class _Derivative(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(A: Tensor, H: Tensor, w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
+        return _derivative(H, w, V, function)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        A, H, w, V, ctx.function = inputs
+        ctx.save_for_backward(A, H, w, V)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        A, H, w, V = ctx.saved_tensors
+        # D²f is the third derivative of a trace, so its adjoint in one argument is itself
+        in_A = _SecondDerivative.apply(H, grad, w, V, ctx.function) if ctx.needs_input_grad[0] else None
+        return in_A, _Derivative.apply(A, grad, w, V, ctx.function), None, None, None
+
+
+class _SecondDerivative(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(H: Tensor, K: Tensor, w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
+        return _second_derivative(H, K, w, V, function)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        raise NotImplementedError("functions of symmetric matrices have two derivatives here, not three")
