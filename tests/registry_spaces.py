@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flowgroup.groups import SO2, Group
+from flowgroup.groups import SO2, SO3, Group
 from flowgroup.manifolds import Euclidean, Manifold, Sphere, Torus
 
 
@@ -39,6 +39,7 @@ MANIFOLDS = [
     Space(lambda: Sphere(2)),
     Space(lambda: Sphere(5)),
     Space(lambda: SO2()),
+    Space(lambda: SO3()),
 ]
 
 GROUPS = [
@@ -46,6 +47,7 @@ GROUPS = [
     Space(lambda: Torus(1), moves=(1,)),
     Space(lambda: Torus(2), moves=(2,)),
     Space(lambda: SO2(), moves=(2,)),
+    Space(lambda: SO3(), moves=(3,)),
 ]
 
 

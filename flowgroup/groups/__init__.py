@@ -3,6 +3,31 @@
 # first, because the manifolds that are groups build on groups.base, and groups.base on the contract of manifolds
 import flowgroup.manifolds  # noqa: F401
 from flowgroup.groups.base import Group, LieGroup, MatrixLieGroup
+from flowgroup.groups.rotations import (
+    euler_to_matrix,
+    hamilton_product,
+    matrix_to_euler,
+    matrix_to_quaternion,
+    nearest_rotation,
+    quaternion_to_matrix,
+    quaternion_to_rotation_vector,
+    rotation_vector_to_quaternion,
+)
 from flowgroup.groups.so2 import SO2
+from flowgroup.groups.so3 import SO3
 
-__all__ = ["SO2", "Group", "LieGroup", "MatrixLieGroup"]
+__all__ = [
+    "SO2",
+    "SO3",
+    "Group",
+    "LieGroup",
+    "MatrixLieGroup",
+    "euler_to_matrix",
+    "hamilton_product",
+    "matrix_to_euler",
+    "matrix_to_quaternion",
+    "nearest_rotation",
+    "quaternion_to_matrix",
+    "quaternion_to_rotation_vector",
+    "rotation_vector_to_quaternion",
+]
