@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flowgroup.groups import SO2, SO3, Group
+from flowgroup.groups import SO2, SO3, Group, UnitQuaternions
 from flowgroup.manifolds import Euclidean, Manifold, Sphere, Torus
 
 
@@ -40,6 +40,7 @@ MANIFOLDS = [
     Space(lambda: Sphere(5)),
     Space(lambda: SO2()),
     Space(lambda: SO3()),
+    Space(lambda: UnitQuaternions()),
 ]
 
 GROUPS = [
@@ -48,6 +49,7 @@ GROUPS = [
     Space(lambda: Torus(2), moves=(2,)),
     Space(lambda: SO2(), moves=(2,)),
     Space(lambda: SO3(), moves=(3,)),
+    Space(lambda: UnitQuaternions(), moves=(3,)),
 ]
 
 

@@ -53,9 +53,7 @@ class SO3(MatrixLieGroup):
 
     def hat(self, v: Tensor) -> Tensor:
         """The matrix of w ↦ v × w."""
-        x, y, z = v.unbind(-1)
-        zero = torch.zeros_like(x)
-        return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+        return cross_matrix(v)
 
     def vee(self, X: Tensor) -> Tensor:
         twice = [X[..., 2, 1] - X[..., 1, 2], X[..., 0, 2] - X[..., 2, 0], X[..., 1, 0] - X[..., 0, 1]]
@@ -67,13 +65,10 @@ class SO3(MatrixLieGroup):
 
     def bracket(self, v: Tensor, w: Tensor) -> Tensor:
         """v × w."""
-        return torch.linalg.cross(v, w)
+        return cross(v, w)
 
     def left_jacobian(self, v: Tensor) -> Tensor:
-        """I + (1 − cos θ)/θ²·hat(v) + (θ − sin θ)/θ³·hat(v)², θ = |v|; see `LieGroup.left_jacobian`."""
-        z = (v * v).sum(-1)[..., None, None]
-        hat = self.hat(v)
-        return self._eye(v, v.shape[:-1]) + _cos_sinc(z / 4)[1] ** 2 / 2 * hat + _third(z) * (hat @ hat)
+        return left_jacobian(v)
 
     def log_abs_det_exp(self, v: Tensor) -> Tensor:
         """2·log|sin(θ/2)/(θ/2)|, θ = |v|; see `LieGroup.log_abs_det_exp`."""
@@ -89,6 +84,31 @@ class SO3(MatrixLieGroup):
 
     def extra_repr(self) -> str:
         return ""
+
+
+def left_jacobian(v: Tensor) -> Tensor:
+    """J(v) = I + (1 − cos θ)/θ²·hat(v) + (θ − sin θ)/θ³·hat(v)², θ = |v|; see `LieGroup.left_jacobian`.
+
+    Example:
+        >>> left_jacobian(torch.zeros(3)).diagonal()
+        tensor([1., 1., 1.])
+    """
+    z = (v * v).sum(-1)[..., None, None]
+    hat = cross_matrix(v)
+    eye = torch.eye(3, dtype=v.dtype, device=v.device)
+    return eye + _cos_sinc(z / 4)[1] ** 2 / 2 * hat + _third(z) * (hat @ hat)
+
+
+def cross(v: Tensor, w: Tensor) -> Tensor:
+    """v × w (..., 3), with broadcasting."""
+    return torch.linalg.cross(*torch.broadcast_tensors(v, w))
+
+
+def cross_matrix(v: Tensor) -> Tensor:
+    """The matrix (..., 3, 3) of w ↦ v × w."""
+    x, y, z = v.unbind(-1)
+    zero = torch.zeros_like(x)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
 
 
 def _third(z: Tensor) -> Tensor:
