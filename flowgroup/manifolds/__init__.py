@@ -3,7 +3,8 @@
 from flowgroup.manifolds import constraints
 from flowgroup.manifolds.base import Manifold
 from flowgroup.manifolds.euclidean import Euclidean
+from flowgroup.manifolds.product import Product
 from flowgroup.manifolds.sphere import Sphere
 from flowgroup.manifolds.torus import Torus
 
-__all__ = ["Euclidean", "Manifold", "Sphere", "Torus", "constraints"]
+__all__ = ["Euclidean", "Manifold", "Product", "Sphere", "Torus", "constraints"]
