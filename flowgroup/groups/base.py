@@ -186,6 +186,11 @@ class LieGroup(Group, Manifold):
         distance = torch.linalg.vector_norm(self.log(self.compose(self.inverse(x), y)), dim=-1)
         return self._over_event(distance) if keepdim else distance
 
+    def _chart(self, m: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]:
+        """Those of the identity, moved to m by translation: vectors stay at the identity."""
+        e = self.identity(*self.event_shape, dtype=m.dtype, device=m.device)
+        return lambda x: self.logmap(e, self.left_divide(m, x)), lambda u: self.compose(m, self.expmap(e, u)), e
+
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Left translation by yx⁻¹, an isometry."""
         return self.tangent(y, self.coordinates(x, v))

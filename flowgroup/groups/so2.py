@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -72,8 +73,12 @@ class SO2(MatrixLieGroup):
         dim: int = 0,
         steps: int | None = None,
         tol: float | None = None,
+        all_reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """The mean of the angles that is nearest to all of them, in closed form; see `Manifold.frechet_mean`."""
+        """The mean of the angles that is nearest to all of them, in closed form where all points are here; see
+        `Manifold.frechet_mean`."""
+        if all_reduce is not None:
+            return super().frechet_mean(x, weights, dim, steps, tol, all_reduce)
         x, weights, dim = self._mean_arguments(x, weights, dim)
         return self.exp(circular_mean(self.log(x), weights.unsqueeze(-1), dim))
 

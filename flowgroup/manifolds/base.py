@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import geoopt.manifolds.base
 import torch
@@ -12,9 +12,7 @@ from torch import Tensor
 
 from flowgroup._checks import values_readable
 from flowgroup.manifolds import constraints
-
-MEAN_ITERATIONS = 256
-"""Most steps that an iterated Fréchet mean takes where none are asked for."""
+from flowgroup.manifolds.karcher import karcher_mean
 
 
 class Manifold(geoopt.manifolds.base.Manifold):
@@ -60,6 +58,27 @@ class Manifold(geoopt.manifolds.base.Manifold):
         finite = torch.isfinite(x)
         x = torch.where(finite, x, 0)
         return self._small(x - self.projx(x), x) & finite.all(self._event_dims())
+
+    def why_not(self, x: Tensor) -> str | None:
+        """None where every point of `x` lies on the manifold; else which is the first that does not, and why.
+
+        Example:
+            >>> from flowgroup.manifolds import Sphere
+            >>> Sphere(1).why_not(torch.tensor([[1.0, 0.0], [0.0, 1.5]]))
+            '1 of 2 points, the first at index (1,), which is 0.5 away from Sphere(1)'
+        """
+        off = ~self.contains(x)
+        if not off.any():
+            return None
+        index = tuple(off.nonzero()[0].tolist())
+        where = f", the first at index {index}, which" if index else ", which"
+        return f"{off.sum().item()} of {off.numel()} points{where} {self._fault(x[index])}"
+
+    def _fault(self, x: Tensor) -> str:
+        """Why the one point `x` is not on the manifold, as the end of a sentence."""
+        if not x.isfinite().all():
+            return "holds NaN or infinite values"
+        return f"is {torch.linalg.vector_norm(x - self.projx(x)).item():.3g} away from {self}"
 
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
         """The exponential map, or a cheaper map that agrees with it to first order."""
@@ -119,11 +138,14 @@ class Manifold(geoopt.manifolds.base.Manifold):
         dim: int = 0,
         steps: int | None = None,
         tol: float | None = None,
+        all_reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """argmin_m Σᵢ wᵢ d²(m, xᵢ), by the Karcher iteration m ← exp_m(τ Σᵢ wᵢ log_m xᵢ) where no closed form exists.
 
         The step τ starts from 1 for every mean of a batch, is halved when the cost does not fall enough, and grows
-        when progress is slow. Gradients go through the iteration.
+        when progress is slow. The gradient of a given number of steps goes through all of them; that of a converged
+        mean is the one of the equation Σᵢ wᵢ log_m xᵢ = 0, takes no more memory than one step, and cannot be
+        differentiated again.
 
         Args:
             x: points (*batch, *event).
@@ -133,6 +155,8 @@ class Manifold(geoopt.manifolds.base.Manifold):
                 ignored where there is a closed form.
             tol: converged when the gradient Σᵢ wᵢ log_m xᵢ is shorter than tol·(1 + root mean square distance).
                 None: eight times the dtype's epsilon.
+            all_reduce: a differentiable function that gives the sum of a tensor over processes, each of which brings
+                some of the points (perhaps none) and gets the mean of all. None: all points are here.
 
         Returns:
             Means, of the shape of `x` without `dim`.
@@ -148,71 +172,51 @@ class Manifold(geoopt.manifolds.base.Manifold):
             >>> Sphere(1).frechet_mean(torch.eye(2))
             tensor([0.7071, 0.7071])
         """
-        x, weights, dim = self._mean_arguments(x, weights, dim)
+        x, weights, dim = self._mean_arguments(x, weights, dim, all_reduce)
         if steps is None and not (values_readable(x) and values_readable(weights)):
             raise ValueError(f"frechet_mean on {self} needs an integer for steps inside torch.compile and vmap")
         if steps is not None and steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         tol = 8 * torch.finfo(x.dtype).eps if tol is None else tol
+        return karcher_mean(self, x, weights, dim, steps, tol, all_reduce or _itself).squeeze(dim)
 
-        mean = best = self._mean_start(x, weights, dim)
-        for i in range(MEAN_ITERATIONS if steps is None else steps):
-            tangent = self.logmap(mean, x)
-            gradient = (self._over_event(weights) * tangent).sum(dim, keepdim=True)
-            cost = 0.5 * (weights * self.inner(mean, tangent)).sum(dim, keepdim=True)
-            slope = self.inner(mean, gradient)
-            if i == 0:
-                step = torch.ones_like(cost)
-                best, best_gradient, best_cost, best_slope = mean, gradient, cost, slope
-            else:
-                # near the minimum the cost is flat up to rounding, and only the gradient tells better from worse
-                rounding = 8 * torch.finfo(x.dtype).eps * (best_cost + best_cost.detach().sqrt())
-                falls = cost <= best_cost - 0.25 * step * best_slope - rounding
-                flatter = (slope < best_slope) & (cost <= best_cost + rounding)
-                better = falls | flatter
-                slow = better & (slope > 0.25 * best_slope)
-                step = torch.where(better, torch.where(slow, 1.5 * step, step), 0.5 * step)
-                best, best_gradient = (
-                    torch.where(self._over_event(better), a, b) for a, b in ((mean, best), (gradient, best_gradient))
-                )
-                best_cost, best_slope = torch.where(better, cost, best_cost), torch.where(better, slope, best_slope)
-            if steps is None:
-                small = best_slope.detach() <= (tol * (1 + (2 * best_cost.detach()).sqrt())) ** 2
-                if (small | (step < 1e-6)).all():  # a vanishing step: nothing better within rounding
-                    break
-            mean = self.expmap(best, self._over_event(step) * best_gradient)
-        else:
-            if steps is None:
-                warnings.warn(
-                    f"frechet_mean on {self} stopped after {MEAN_ITERATIONS} steps with a gradient of norm "
-                    f"{best_slope.max().sqrt().item():.3g}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-        return (best if steps is None else mean).squeeze(dim)
+    def _mean_start(self, x: Tensor, average: Callable[[Tensor], Tensor]) -> Tensor:
+        """Where the Karcher iteration starts: the arithmetic mean, projected.
 
-    def _mean_start(self, x: Tensor, weights: Tensor, dim: int) -> Tensor:
-        """Where the Karcher iteration starts: the arithmetic mean, projected; `dim` is kept with size 1."""
-        return self.projx((self._over_event(weights) * x).sum(dim, keepdim=True))
+        Args:
+            x: points (*batch, *event).
+            average: the weighted mean of a tensor (*batch, *event) over points and processes; the dimension stays.
+        """
+        return self.projx(average(x))
 
-    def _mean_arguments(self, x: Tensor, weights: Tensor | None, dim: int) -> tuple[Tensor, Tensor, int]:
+    def _chart(self, m: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]:
+        """log and exp at m as functions of points and of vectors, and the point at which `inner` takes the vectors."""
+        return functools.partial(self.logmap, m), functools.partial(self.expmap, m), m
+
+    def _mean_arguments(
+        self, x: Tensor, weights: Tensor | None, dim: int, all_reduce: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, int]:
         """`x`, normalized weights of the batch shape, and `dim` counted from the front."""
         self._assert_check_shape(x.shape, "x")
         n = x.dim() - self.ndim
         if not -n <= dim < n:
             raise ValueError(f"dim must be one of the {n} batch dimensions of x {tuple(x.shape)}, got {dim}")
         dim %= n
-        if x.shape[dim] == 0:
-            raise ValueError(f"x must hold at least one point along dim {dim}, got shape {tuple(x.shape)}")
-        if weights is None:
-            return x, x.new_full((), 1 / x.shape[dim]).expand(x.shape[:n]), dim
+        if all_reduce is None:
+            if x.shape[dim] == 0:
+                raise ValueError(f"x must hold at least one point along dim {dim}, got shape {tuple(x.shape)}")
+            if weights is None:
+                return x, x.new_full((), 1 / x.shape[dim]).expand(x.shape[:n]), dim
+            all_reduce = _itself
+        elif weights is None:
+            weights = x.new_ones(())
         try:
             weights = weights.to(x).expand(x.shape[:n])
         except RuntimeError:
             raise ValueError(
                 f"weights must broadcast to the batch shape {tuple(x.shape[:n])}, got {tuple(weights.shape)}"
             ) from None
-        total = weights.sum(dim, keepdim=True)
+        total = all_reduce(weights.sum(dim, keepdim=True))
         if values_readable(weights) and not ((weights >= 0).all() and (total > 0).all() and total.isfinite().all()):
             raise ValueError("weights must be finite and not negative, and not all zero")
         return x, weights / total, dim
@@ -251,6 +255,10 @@ class Manifold(geoopt.manifolds.base.Manifold):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
 
 
 def whole_shape(size: Sequence, event_shape: Sequence[int]) -> torch.Size:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -81,7 +83,9 @@ class Euclidean(LieGroup):
         dim: int = 0,
         steps: int | None = None,
         tol: float | None = None,
+        all_reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """The arithmetic mean; see `Manifold.frechet_mean`."""
-        x, weights, dim = self._mean_arguments(x, weights, dim)
-        return (self._over_event(weights) * x).sum(dim)
+        x, weights, dim = self._mean_arguments(x, weights, dim, all_reduce)
+        mean = (self._over_event(weights) * x).sum(dim)
+        return mean if all_reduce is None else all_reduce(mean)

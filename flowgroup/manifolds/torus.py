@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -95,10 +96,18 @@ class Torus(LieGroup):
         dim: int = 0,
         steps: int | None = None,
         tol: float | None = None,
+        all_reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """The mean of each angle, in closed form; see `Manifold.frechet_mean` and `circular_mean`."""
+        """The mean of each angle, in closed form where all points are here; see `Manifold.frechet_mean` and
+        `circular_mean`."""
+        if all_reduce is not None:
+            return super().frechet_mean(x, weights, dim, steps, tol, all_reduce)
         x, weights, dim = self._mean_arguments(x, weights, dim)
         return circular_mean(x, weights.unsqueeze(-1), dim)
+
+    def _mean_start(self, x: Tensor, average: Callable[[Tensor], Tensor]) -> Tensor:
+        """The direction of the mean point of the circle."""
+        return torch.atan2(average(x.sin()), average(x.cos()))
 
     def _check_point_on_manifold(self, x: Tensor, *, atol=1e-5, rtol=1e-5) -> tuple[bool, str | None]:
         ok = bool(self.contains(x).all())
