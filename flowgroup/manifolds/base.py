@@ -65,20 +65,21 @@ class Manifold(geoopt.manifolds.base.Manifold):
         Example:
             >>> from flowgroup.manifolds import Sphere
             >>> Sphere(1).why_not(torch.tensor([[1.0, 0.0], [0.0, 1.5]]))
-            '1 of 2 points, the first at index (1,), which is 0.5 away from Sphere(1)'
+            '1 of 2 points do not: the first, at index (1,), is 0.5 away from it'
         """
         off = ~self.contains(x)
         if not off.any():
             return None
         index = tuple(off.nonzero()[0].tolist())
-        where = f", the first at index {index}, which" if index else ", which"
-        return f"{off.sum().item()} of {off.numel()} points{where} {self._fault(x[index])}"
+        return (
+            f"{off.sum().item()} of {off.numel()} points do not: the first, at index {index}, {self._fault(x[index])}"
+        )
 
     def _fault(self, x: Tensor) -> str:
         """Why the one point `x` is not on the manifold, as the end of a sentence."""
         if not x.isfinite().all():
             return "holds NaN or infinite values"
-        return f"is {torch.linalg.vector_norm(x - self.projx(x)).item():.3g} away from {self}"
+        return f"is {torch.linalg.vector_norm(x - self.projx(x)).item():.3g} away from it"
 
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
         """The exponential map, or a cheaper map that agrees with it to first order."""

@@ -1,0 +1,257 @@
+"""Riemannian batch normalization: one algorithm for every space with an addition, a subtraction and a scaling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import geoopt
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from flowgroup._checks import check_event_shape, check_finite, positive_integer, values_readable
+from flowgroup.manifolds import Manifold
+from flowgroup.nn.precision import full_precision
+
+
+class RiemannianBatchNorm(nn.Module):
+    """x̃ = β ⊕ (s/√(v² + ε) ⊙ (⊖μ ⊕ x)): the algorithm, for a subclass that says what ⊕, ⊖ and ⊙ are.
+
+    The subclass gives `_require`, `_add`, `_subtract` and `_dilation`; `LieBN` says what the arguments are. All
+    arithmetic is in `space.model`, where `space.to_model` and `space.from_model` lead; parameters and buffers are of
+    `space` itself.
+
+    Attributes:
+        bias: β (*shape, *event), a `geoopt.ManifoldParameter` that starts at the origin of the space.
+        scale: s (*shape), kept positive by holding its logarithm `log_scale`, the parameter.
+        running_mean: μ (*shape, *event), a buffer that starts at the origin.
+        running_var: v² (*shape), a buffer that starts at one.
+        num_batches_tracked: how many batches made them.
+    """
+
+    def __init__(
+        self,
+        space: Manifold,
+        shape: Sequence[int] = (),
+        momentum: float | None = 0.1,
+        eps: float = 1e-5,
+        karcher_steps: int | None = 1,
+        affine: bool = True,
+        variance: bool = True,
+        track_running_stats: bool = True,
+        parametrization: Literal["exp"] | None = None,
+        process_group: dist.ProcessGroup | None = None,
+        validate_args: bool = True,
+        device=None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        self._require(space)
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must be in [0, 1], or None for the average of all batches, got {momentum}")
+        if not eps > 0:
+            raise ValueError(f"eps must be positive, got {eps}")
+        if karcher_steps is not None:
+            positive_integer("karcher_steps", karcher_steps)
+        if parametrization not in (None, "exp"):
+            raise ValueError(f"parametrization must be None or 'exp', got {parametrization!r}")
+        self.space = space
+        self.shape = torch.Size(positive_integer("every entry of shape", n) for n in shape)
+        self.momentum, self.eps, self.karcher_steps = momentum, eps, karcher_steps
+        self.affine, self.variance, self.track_running_stats = affine, variance, track_running_stats
+        self.process_group, self.validate_args = process_group, validate_args
+
+        like = dict(device=device, dtype=dtype)
+        origin = space.origin(*self.shape, *space.event_shape, **like)
+        self.register_parameter("bias", geoopt.ManifoldParameter(origin, manifold=space) if affine else None)
+        self.register_parameter(
+            "log_scale", nn.Parameter(torch.zeros(self.shape, **like)) if affine and variance else None
+        )
+        if affine and parametrization == "exp":
+            self.bias = nn.Parameter(origin)
+            parametrize.register_parametrization(self, "bias", FromAlgebra(space))
+        self.register_buffer("running_mean", origin.clone() if track_running_stats else None)
+        ones = torch.ones(self.shape, **like) if track_running_stats and variance else None
+        self.register_buffer("running_var", ones)
+        counter = torch.zeros((), dtype=torch.long, device=device) if track_running_stats else None
+        self.register_buffer("num_batches_tracked", counter)
+
+    def _require(self, space: Manifold) -> None:
+        """Raise unless the space has what the methods below need."""
+
+    def _add(self, g: Tensor, y: Tensor) -> Tensor:
+        """g ⊕ y."""
+        raise NotImplementedError
+
+    def _subtract(self, g: Tensor, y: Tensor) -> Tensor:
+        """⊖g ⊕ y."""
+        raise NotImplementedError
+
+    def _dilation(self, y: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The squared distance of y to the origin, and t ↦ t ⊙ y."""
+        raise NotImplementedError
+
+    @property
+    def scale(self) -> Tensor | None:
+        """s, the exponential of `log_scale`."""
+        return None if self.log_scale is None else self.log_scale.exp()
+
+    @full_precision
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x (*batch, *shape, *event)."""
+        self._check(x)
+        y = self.space.to_model(x)
+        batch = y.shape[: y.dim() - len(self.shape) - self.space.model.ndim]
+        normal, updates = self._normalize(y.reshape(-1, *y.shape[len(batch) :]))
+        out = self.space.from_model(normal.reshape(y.shape))
+        for name, value in updates.items():
+            getattr(self, name).copy_(value)
+        return out
+
+    def _normalize(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """x̃ and the new values of buffers, for y (n, *shape, *event of the model)."""
+        updates = {}
+        if self.training or not self.track_running_stats:
+            variance, dilate, updates = self._of_batch(y)
+        else:
+            variance = self.running_var
+            centred = self._subtract(self._enter(self.running_mean, y.dtype), y)
+            dilate = self._dilation(centred)[1] if self.variance else lambda t: centred
+        t = 1.0
+        if self.variance:
+            t = (variance.to(y.dtype) + self.eps).rsqrt()
+            if self.log_scale is not None:
+                t = self.log_scale.to(y.dtype).exp() * t
+        out = dilate(t)
+        return (out if self.bias is None else self._add(self._enter(self.bias, y.dtype), out)), updates
+
+    def _of_batch(self, y: Tensor) -> tuple[Tensor | None, Callable[[Tensor], Tensor], dict[str, Tensor]]:
+        """The variance by which to scale, the dilation of the centred y, and the new values of buffers."""
+        mean = self._mean(y)
+        variance, dilate = self._spread(mean, y)
+        if not (self.training and self.track_running_stats):
+            return variance, dilate, {}
+        with torch.no_grad():
+            count = self.num_batches_tracked + 1
+            t = 1 / count if self.momentum is None else self.momentum
+            updates = {"num_batches_tracked": count, **self._moved("running", t, mean, variance)}
+        return variance, dilate, updates
+
+    def _mean(self, y: Tensor) -> Tensor:
+        """The mean of y over its first dimension and over all processes."""
+        more = {} if self._all_reduce is None else {"all_reduce": self._all_reduce}
+        return self.space.model.frechet_mean(y, steps=self.karcher_steps, **more)
+
+    def _spread(self, mean: Tensor, y: Tensor) -> tuple[Tensor | None, Callable[[Tensor], Tensor]]:
+        """The variance of y about a mean over all processes, and t ↦ t ⊙ (⊖mean ⊕ y)."""
+        centred = self._subtract(mean, y)
+        if not self.variance:
+            return None, lambda t: centred
+        squared, dilate = self._dilation(centred)
+        if self._all_reduce is None:
+            return squared.mean(0), dilate
+        count = self._all_reduce(squared.new_full((), len(y)))
+        return self._all_reduce(squared.sum(0)) / count, dilate
+
+    def _moved(self, name: str, t: Tensor | float, mean: Tensor, variance: Tensor | None) -> dict[str, Tensor]:
+        """{name}_mean moved along the geodesic to `mean`, and {name}_var along the line, by the part t."""
+        start = self._enter(getattr(self, f"{name}_mean"), mean.dtype)
+        t = torch.as_tensor(t, dtype=mean.dtype, device=mean.device)
+        way = self._dilation(self._subtract(start, mean))[1]
+        moved = {f"{name}_mean": self.space.from_model(self._add(start, way(t)))}
+        if self.variance:
+            moved[f"{name}_var"] = torch.lerp(getattr(self, f"{name}_var").to(mean.dtype), variance, t)
+        return moved
+
+    @torch.no_grad()
+    @full_precision
+    def adapt(self, x: Tensor) -> None:
+        """Let the running statistics be those of x alone (*batch, *shape, *event), its mean iterated to convergence.
+
+        So a trained network meets a new domain of which it has unlabelled data.
+
+        Source: SPD domain-specific batch normalization to crack interpretable unsupervised domain adaptation in EEG,
+        2022, arXiv 2206.01323, Section 3.3.
+        """
+        if not self.track_running_stats:
+            raise ValueError("adapt needs running statistics, and track_running_stats is False")
+        self._check(x)
+        y = self.space.to_model(x)
+        y = y.reshape(-1, *y.shape[y.dim() - len(self.shape) - self.space.model.ndim :])
+        mean = self.space.model.frechet_mean(y)
+        for name, value in self._adapted(mean, self._spread(mean, y)[0]).items():
+            getattr(self, name).copy_(value)
+
+    def _adapted(self, mean: Tensor, variance: Tensor | None) -> dict[str, Tensor]:
+        """Buffers after `adapt`."""
+        values = {
+            "running_mean": self.space.from_model(mean),
+            "num_batches_tracked": self.num_batches_tracked.new_ones(()),
+        }
+        return values | ({"running_var": variance} if self.variance else {})
+
+    @property
+    def _all_reduce(self) -> Callable[[Tensor], Tensor] | None:
+        """The sum over processes in training; None where there is one."""
+        if not (self.training and dist.is_available() and dist.is_initialized()):
+            return None
+        if dist.get_world_size(self.process_group) == 1:
+            return None
+        return lambda x: _AllReduce.apply(x, self.process_group)
+
+    def _enter(self, point: Tensor, dtype: torch.dtype) -> Tensor:
+        """A parameter or buffer in the model."""
+        return self.space.to_model(point.to(dtype))
+
+    def _check(self, x: Tensor) -> None:
+        check_event_shape("x", x, (*self.shape, *self.space.event_shape))
+        if self.validate_args and values_readable(x):
+            check_finite("x", x)
+            why = self.space.why_not(x)
+            if why is not None:
+                raise ValueError(f"x must lie on {self.space}, but {why}")
+
+    def extra_repr(self) -> str:
+        return (
+            f"shape={tuple(self.shape)}, momentum={self.momentum}, eps={self.eps}, "
+            f"karcher_steps={self.karcher_steps}, affine={self.affine}, variance={self.variance}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
+
+
+class FromAlgebra(nn.Module):
+    """exp(v), a point of a Lie group by free coordinates v (..., dim): for `torch.nn.utils.parametrize`.
+
+    Example:
+        >>> from flowgroup.groups import SO2
+        >>> FromAlgebra(SO2())(torch.zeros(1))
+        tensor([[1., -0.],
+                [0., 1.]])
+    """
+
+    def __init__(self, group):
+        super().__init__()
+        self.group = group
+
+    def forward(self, v: Tensor) -> Tensor:
+        return self.group.exp(v)
+
+    def right_inverse(self, g: Tensor) -> Tensor:
+        return self.group.log(g)
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum of a tensor over processes, of which every process gets the gradients of all."""
+
+    @staticmethod
+    def forward(ctx, x, group):
+        ctx.group = group
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x, group=group)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _AllReduce.apply(gradient, ctx.group), None
