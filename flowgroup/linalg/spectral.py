@@ -3,8 +3,8 @@
 f(A) = V diag f(w) Vᵀ has the derivative Df(A)[H] = V (f[wᵢ, wⱼ] ∘ VᵀHV) Vᵀ of Daleckii and Krein: divided differences
 of f take the place of the gaps between eigenvalues by which the gradient of an eigenvector divides.
 
-The numerical policy of everything here is one rule: for functions of positive numbers, eigenvalues below ε·max|w|, ε the
-dtype's rounding, are noise, and taken to be ε·max|w|. Nothing is clamped at an absolute value.
+The numerical policy of everything here is one rule: for functions of positive numbers, eigenvalues below ε·max|w|, ε
+the dtype's rounding, are noise, and taken to be ε·max|w|. Nothing is clamped at an absolute value.
 """
 
 from __future__ import annotations
@@ -45,10 +45,23 @@ class Spectrum:
     def __init__(self, A: Tensor):
         self.matrix = A
         self.eigenvalues, self.eigenvectors = eigh(A.detach())
+        self._log: Tensor | None = None
+
+    def values(self) -> Tensor:
+        """w (..., n) with gradient, for functions that do not depend on the order of eigenvalues: V diag(g) Vᵀ for g.
+
+        One derivative; a second one would divide by gaps, and is refused.
+        """
+        A, w, V = self.matrix, self.eigenvalues, self.eigenvectors
+        if torch.compiler.is_compiling():
+            return w + _conjugate(V.mT, _symmetric(A - A.detach())).diagonal(dim1=-2, dim2=-1)
+        return _Eigenvalues.apply(A, w, V)
 
     def log(self) -> Tensor:
         """log A."""
-        return self.apply(LOG)
+        if self._log is None:
+            self._log = self.apply(LOG)
+        return self._log
 
     def exp(self) -> Tensor:
         """exp A."""
@@ -70,16 +83,13 @@ class Spectrum:
         """Aᵖ; a tensor p of the batch shape, or one that broadcasts against it, gets its gradient."""
         if not isinstance(p, Tensor):
             return self.matrix if p == 1 else self.apply(scalar_functions.power(p))
+        # exp(p·log A), whose eigenvectors are known: derivatives in p and of both together come from autograd
         p = p.to(self.eigenvalues)
-        return self.scaled_log(p).exp()
-
-    def scaled_log(self, t: Tensor) -> Spectrum:
-        """The spectrum of t·log A: exp of it is Aᵗ."""
         scaled = object.__new__(Spectrum)
-        scaled.matrix = t[..., None, None] * self.log()
-        scaled.eigenvalues = t.detach()[..., None] * _above_noise(self.eigenvalues).log()
-        scaled.eigenvectors = self.eigenvectors
-        return scaled
+        scaled.matrix = p[..., None, None] * self.log()
+        scaled.eigenvalues = p.detach()[..., None] * _above_noise(self.eigenvalues).log()
+        scaled.eigenvectors = self.eigenvectors.expand(scaled.matrix.shape)
+        return scaled.exp()
 
     def apply(self, function: ScalarFunction) -> Tensor:
         """V diag f(w) Vᵀ."""
@@ -218,6 +228,45 @@ class _Value(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         A, w, V = ctx.saved_tensors
         return _Derivative.apply(A, grad, w, V, ctx.function), None, None, None
+
+
+class _Eigenvalues(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(A: Tensor, w: Tensor, V: Tensor) -> Tensor:
+        return w.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        A, _, V = inputs
+        ctx.save_for_backward(A, V)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        A, V = ctx.saved_tensors
+        return _FromEigenbasis.apply(A, grad, V), None, None
+
+
+class _FromEigenbasis(torch.autograd.Function):
+    """(A, g) ↦ V diag(g) Vᵀ."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(A: Tensor, g: Tensor, V: Tensor) -> Tensor:
+        return (V * g.unsqueeze(-2)) @ V.mT
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[2])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        if ctx.needs_input_grad[0]:
+            raise NotImplementedError("eigenvalues of symmetric matrices have one derivative here, not two")
+        (V,) = ctx.saved_tensors
+        return None, _conjugate(V.mT, grad).diagonal(dim1=-2, dim2=-1), None
 
 
 class _Derivative(torch.autograd.Function):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flowgroup.groups import Group, LieGroup
-from flowgroup.testing.manifolds import BATCH, _assert, _assert_close, _assert_zero, _compiled, assert_manifold
+from flowgroup.testing.manifolds import BATCH, _assert, _assert_close, _assert_zero, _compiled, _rate, assert_manifold
 
 
 def assert_group(group: Group, x: Tensor | None = None, dtype: torch.dtype = torch.float64, device=None) -> None:
@@ -195,7 +195,7 @@ def assert_adjoint(group: LieGroup, dtype: torch.dtype = torch.float64, device=N
     image = group.exp((ad @ v.unsqueeze(-1)).squeeze(-1))
     _assert_equal(f"g·exp(v)·g⁻¹ = exp(Ad_g v) in {group}", group, conjugate, image)
     _assert_close(f"Ad_(gh) = Ad_g Ad_h in {group}", group.adjoint(group.compose(g, h)), ad @ group.adjoint(h))
-    rate = _derivative(lambda t: (group.adjoint(group.exp(t * v)) @ w.unsqueeze(-1)).squeeze(-1), v)
+    rate = _rate(lambda t: (group.adjoint(group.exp(t * v)) @ w.unsqueeze(-1)).squeeze(-1), v)
     _assert_close(f"d/dt Ad_exp(tv) w = [v, w] in {group}", rate, group.bracket(v, w))
     eye = torch.eye(group.dim, dtype=dtype, device=device)
     _assert_close(f"Ad_e = 1 in {group}", group.adjoint(_identity(group, g)), eye.expand_as(ad))
@@ -215,8 +215,8 @@ def assert_left_jacobian(group: LieGroup, dtype: torch.dtype = torch.float64, de
     left, right = [], []
     for e in torch.eye(group.dim, dtype=v.dtype, device=device):
         at, back = (lambda t, e=e: group.exp(v + t * e)), group.exp(-v)
-        left.append(_derivative(lambda t, at=at, back=back: group.log(group.compose(at(t), back)), v))
-        right.append(_derivative(lambda t, at=at, back=back: group.log(group.compose(back, at(t))), v))
+        left.append(_rate(lambda t, at=at, back=back: group.log(group.compose(at(t), back)), v))
+        right.append(_rate(lambda t, at=at, back=back: group.log(group.compose(back, at(t))), v))
     _assert_close(f"left_jacobian in {group}", got, torch.stack(left, -1))
     expected = torch.linalg.slogdet(torch.stack(right, -1)).logabsdet
     _assert_close(f"log_abs_det_exp in {group}", got_logdet, expected)
@@ -232,7 +232,7 @@ def assert_left_invariance(group: LieGroup, dtype: torch.dtype = torch.float64, 
     g, h, k = (_random(group, dtype, device) for _ in range(3))
     v = _algebra(group, dtype, device)
     u = group.tangent(g, v)
-    rate = _derivative(lambda t: group.compose(g, group.exp(t * v)), v)
+    rate = _rate(lambda t: group.compose(g, group.exp(t * v)), v)
     _assert_close(f"tangent(g, v) = d/dt g·exp(tv) in {group}", u, rate)
     _assert_close(f"coordinates(g, tangent(g, v)) = v in {group}", group.coordinates(g, u), v)
     _assert_close(f"|tangent(g, v)| = |v| in {group}", group.norm(g, u), torch.linalg.vector_norm(v, dim=-1))
@@ -270,12 +270,6 @@ def _algebra(group: LieGroup, dtype: torch.dtype, device) -> Tensor:
     """Coordinates of length up to 0.8 of the injectivity radius, or up to 1.6."""
     v = torch.nn.functional.normalize(torch.randn(BATCH, group.dim, dtype=dtype, device=device), dim=-1)
     return 0.8 * min(group.injectivity_radius, 2.0) * torch.rand(BATCH, 1, dtype=dtype, device=device) * v
-
-
-def _derivative(curve: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """The derivative of a curve at t = 0, by forward-mode autograd."""
-    zero = like.new_zeros(())
-    return torch.func.jvp(curve, (zero,), (torch.ones_like(zero),))[1]
 
 
 def _assert_equal(law: str, group: Group, got: Tensor, expected: Tensor) -> None:

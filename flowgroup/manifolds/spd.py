@@ -1,0 +1,391 @@
+"""Symmetric positive-definite matrices under their metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from flowgroup._checks import positive_integer
+from flowgroup.groups.base import LieGroup, MatrixLieGroup
+from flowgroup.groups.pullback import PullbackGroup
+from flowgroup.linalg import Spectrum, expm, from_tril_vector, logm, powm, tril_log, tril_vector, unvech, vech
+from flowgroup.linalg.cholesky import cholesky, congruence, inverse_congruence
+from flowgroup.linalg.scalar_functions import EXP, LOG
+from flowgroup.manifolds.base import Manifold, whole_shape
+from flowgroup.manifolds.euclidean import Euclidean
+
+
+def SPD(
+    n: int, metric: str = "affine-invariant", theta: float = 1.0, alpha: float = 1.0, beta: float = 0.0
+) -> Manifold:
+    """Symmetric positive-definite matrices (n, n) under one of five metrics.
+
+    | metric | d²(P, Q) | product |
+    |---|---|---|
+    | affine-invariant | α‖X‖² + β tr²X, X = log P^{−½}QP^{−½} | L_P Q L_Pᵀ, L_P = chol P |
+    | cholesky-right-invariant | its twin under the right translations of that product | Q and P exchanged |
+    | log-euclidean | α‖X‖² + β tr²X, X = log P − log Q | exp(log P + log Q) |
+    | log-cholesky | ‖φ(P) − φ(Q)‖², φ = strict lower part of L plus log diag L | φ⁻¹(φ(P) + φ(Q)) |
+    | bures-wasserstein | tr P + tr Q − 2 tr (P^½QP^½)^½ | none |
+
+    All but the last are Lie groups. θ deforms a metric to d(P^θ, Q^θ)/|θ|, which leaves log-euclidean as it is.
+
+    Args:
+        n: size of the matrices.
+        metric: one of the five names.
+        theta: the power θ, not zero.
+        alpha, beta: weights of the squared norm and of the squared trace, α > 0 and α + nβ > 0; for metrics where the
+            table has them.
+
+    Raises:
+        ValueError: an unknown metric, θ = 0, or weights that the metric does not have or that are not positive.
+
+    Source: A Lie Group Approach to Riemannian Batch Normalization, 2024, arXiv 2403.11261, table 2; for log-cholesky
+    Riemannian Geometry of Symmetric Positive Definite Matrices via Cholesky Decomposition, 2019, arXiv 1908.09326.
+
+    Example:
+        >>> manifold = SPD(2, metric="log-euclidean")
+        >>> P = torch.diag(torch.tensor([1.0, 4.0]))
+        >>> torch.allclose(manifold.geodesic(torch.eye(2), P, 0.5), torch.diag(torch.tensor([1.0, 2.0])))
+        True
+    """
+    positive_integer("n", n)
+    if metric not in _METRICS:
+        raise ValueError(f"metric must be one of {', '.join(_METRICS)}, got {metric!r}")
+    if not (math.isfinite(theta) and theta != 0):
+        raise ValueError(f"theta must be finite and not zero, got {theta}")
+    if metric in ("log-cholesky", "bures-wasserstein"):
+        if (alpha, beta) != (1.0, 0.0):
+            raise ValueError(f"the {metric} metric has no alpha and beta, got alpha={alpha}, beta={beta}")
+        return _METRICS[metric](n, theta)
+    if not (alpha > 0 and alpha + n * beta > 0):
+        raise ValueError(f"alpha and alpha + n·beta must be positive, got alpha={alpha}, beta={beta} with n={n}")
+    return _METRICS[metric](n, theta, alpha, beta)
+
+
+class SPDMatrices(Manifold):
+    """What matrices (n, n), symmetric and positive definite, have in common under all metrics.
+
+    They are an open set of the symmetric matrices, which are the tangent vectors everywhere.
+    """
+
+    def contains(self, x: Tensor) -> Tensor:
+        """Symmetric up to √ε·|x|, and with a Cholesky factor: booleans of the batch shape."""
+        finite = torch.isfinite(x).all(-1).all(-1)
+        x = torch.where(finite[..., None, None], x, torch.eye(x.shape[-1], dtype=x.dtype, device=x.device))
+        asymmetry, size = (torch.linalg.matrix_norm(a) for a in (x - x.mT, x))
+        symmetric = asymmetry <= torch.finfo(x.dtype).eps ** 0.5 * size
+        return finite & symmetric & (torch.linalg.cholesky_ex(x).info == 0)
+
+    def _fault(self, x: Tensor) -> str:
+        if not x.isfinite().all():
+            return "holds NaN or infinite values"
+        if not self.contains(0.5 * (x + x.mT)):
+            smallest = torch.linalg.eigvalsh(0.5 * (x + x.mT))[0].item()
+            return f"is not positive definite: its smallest eigenvalue is {smallest:.3g}"
+        return f"is not symmetric: it differs from its transpose by up to {(x - x.mT).abs().max().item():.3g}"
+
+    def _check_point_on_manifold(self, x: Tensor, *, atol=1e-5, rtol=1e-5) -> tuple[bool, str | None]:
+        fault = self.why_not(x)
+        return fault is None, fault
+
+    def projx(self, x: Tensor) -> Tensor:
+        """The symmetric part, eigenvalues below 4nε·max|w| raised to that."""
+        info = torch.finfo(x.dtype)
+        spectrum = Spectrum(0.5 * (x + x.mT))
+        w, V = spectrum.eigenvalues, spectrum.eigenvectors
+        floor = (4 * w.shape[-1] * info.eps * w.abs().amax(-1, keepdim=True)).clamp(min=info.tiny)
+        lift = (V * (floor - w).clamp(min=0).unsqueeze(-2)) @ V.mT
+        return spectrum.matrix + lift
+
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
+        """The symmetric part."""
+        return torch.broadcast_tensors(0.5 * (u + u.mT), x)[0]
+
+
+class AffineInvariantSPD(SPDMatrices, LieGroup):
+    """⟨U, V⟩_P = α tr(P⁻¹UP⁻¹V) + β tr(P⁻¹U) tr(P⁻¹V), with the product P ⊙ Q = L_P Q L_Pᵀ, L_P = chol P.
+
+    As a group it is that of lower triangular matrices with positive diagonal, seen through L ↦ LLᵀ. Left translations
+    are isometries; right ones are not, so geodesics through the identity, exp(tU), are not its one-parameter
+    subgroups, which `exp` gives. `transp` is parallel transport.
+    """
+
+    def __init__(self, n: int, alpha: float = 1.0, beta: float = 0.0):
+        super().__init__(n * (n + 1) // 2, (n, n))
+        self.n, self.alpha, self.beta = n, alpha, beta
+
+    def identity(self, *size: int, dtype: torch.dtype | None = None, device=None) -> Tensor:
+        return torch.eye(self.n, dtype=dtype, device=device).expand(whole_shape(size, self.event_shape)).clone()
+
+    def compose(self, g: Tensor, h: Tensor) -> Tensor:
+        return congruence(cholesky(g), h)
+
+    def inverse(self, g: Tensor) -> Tensor:
+        """L⁻¹L⁻ᵀ."""
+        return inverse_congruence(cholesky(g), torch.eye(self.n, dtype=g.dtype, device=g.device))
+
+    def left_divide(self, g: Tensor, h: Tensor) -> Tensor:
+        return inverse_congruence(cholesky(g), h)
+
+    def act(self, g: Tensor, x: Tensor) -> Tensor:
+        """L_g x, for column vectors x (..., n)."""
+        return (cholesky(g) @ x.unsqueeze(-1)).squeeze(-1)
+
+    def dilation(self, g: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        spectrum = Spectrum(g)
+        return self._squared(spectrum.log()), spectrum.power
+
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
+        squared = self._squared(logm(self.left_divide(x, y)))
+        distance = torch.where(squared > 0, torch.where(squared > 0, squared, 1).sqrt(), 0)
+        return self._over_event(distance) if keepdim else distance
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
+        L = cholesky(x)
+        a = inverse_congruence(L, u)
+        product = self._inner_at_identity(a, a if v is None else inverse_congruence(L, v))
+        return self._over_event(product) if keepdim else product
+
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
+        """L exp(L⁻¹UL⁻ᵀ) Lᵀ."""
+        L = cholesky(x)
+        return congruence(L, expm(inverse_congruence(L, u)))
+
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
+        """L log(L⁻¹QL⁻ᵀ) Lᵀ."""
+        L = cholesky(x)
+        return congruence(L, logm(inverse_congruence(L, y)))
+
+    def _chart(self, m: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]:
+        L = cholesky(m)
+        e = torch.eye(self.n, dtype=m.dtype, device=m.device)
+        return lambda x: logm(inverse_congruence(L, x)), lambda u: congruence(L, expm(u)), e
+
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """EVEᵀ, E = (QP⁻¹)^½: parallel transport along the geodesic."""
+        L = cholesky(x)
+        root = Spectrum(inverse_congruence(L, y)).sqrt()
+        return congruence(L, root @ inverse_congruence(L, v) @ root)
+
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
+        """(PUP − β/(α + nβ) tr(PU) P)/α, U symmetric."""
+        PU = x @ (0.5 * (u + u.mT))
+        trace = PU.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+        return (PU @ x - self.beta / (self.alpha + self.n * self.beta) * trace * x) / self.alpha
+
+    def log_abs_det_expmap(self, x: Tensor, u: Tensor) -> Tensor:
+        """Σᵢ<ⱼ log(sinh(δ/2)/(δ/2)), δ the differences of the eigenvalues of L⁻¹UL⁻ᵀ."""
+        w = Spectrum(inverse_congruence(cholesky(x), u)).values()
+        i, j = torch.triu_indices(self.n, self.n, 1, device=w.device)
+        return _log_sinhc(0.5 * (w[..., j] - w[..., i])).sum(-1)
+
+    def projx(self, x: Tensor) -> Tensor:
+        return SPDMatrices.projx(self, x)
+
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
+        return SPDMatrices.proju(self, x, u)
+
+    def random(self, *size: int, dtype: torch.dtype | None = None, device=None) -> Tensor:
+        """exp of a standard normal at the identity."""
+        shape = whole_shape(size, self.event_shape)
+        return expm(self._symmetric(torch.randn(*shape[:-2], self.dim, dtype=dtype, device=device)))
+
+    def exp(self, v: Tensor) -> Tensor:
+        L = torch.linalg.matrix_exp(self.hat(v))
+        return L @ L.mT
+
+    def log(self, g: Tensor) -> Tensor:
+        return self.vee(tril_log(cholesky(g)))
+
+    def hat(self, v: Tensor) -> Tensor:
+        """The lower triangular H with H + Hᵀ the symmetric matrix of v, which is d/dt exp(tv) at t = 0."""
+        U = self._symmetric(v)
+        return U.tril(-1) + 0.5 * torch.diag_embed(U.diagonal(dim1=-2, dim2=-1))
+
+    def vee(self, X: Tensor) -> Tensor:
+        H = X.tril()
+        return self._vector(H + H.mT)
+
+    def tangent(self, g: Tensor, v: Tensor) -> Tensor:
+        return congruence(cholesky(g), self._symmetric(v))
+
+    def coordinates(self, g: Tensor, u: Tensor) -> Tensor:
+        return self._vector(inverse_congruence(cholesky(g), 0.5 * (u + u.mT)))
+
+    def adjoint(self, g: Tensor) -> Tensor:
+        """Columns vee(L·hat(eᵢ)·L⁻¹)."""
+        L = cholesky(g).unsqueeze(-3)
+        basis = self.hat(torch.eye(self.dim, dtype=g.dtype, device=g.device))
+        return self.vee(torch.linalg.solve_triangular(L, L @ basis, upper=False, left=False)).mT
+
+    bracket = MatrixLieGroup.bracket
+
+    def extra_repr(self) -> str:
+        return f"{self.n}" + _weights(self.alpha, self.beta)
+
+    def _symmetric(self, v: Tensor) -> Tensor:
+        return _from_frobenius(unvech(v), self.alpha, self.beta)
+
+    def _vector(self, U: Tensor) -> Tensor:
+        return vech(_to_frobenius(U, self.alpha, self.beta))
+
+    def _squared(self, X: Tensor) -> Tensor:
+        return self._inner_at_identity(X, X)
+
+    def _inner_at_identity(self, X: Tensor, Y: Tensor) -> Tensor:
+        product = self.alpha * (X * Y).sum((-2, -1))
+        if self.beta == 0:
+            return product
+        return product + self.beta * _trace(X) * _trace(Y)
+
+
+class PowerSPD(SPDMatrices, PullbackGroup):
+    """The deformation d(P^θ, Q^θ)/|θ| of an affine-invariant metric, of which α and β carry the 1/θ²."""
+
+    def __init__(self, n: int, theta: float, alpha: float = 1.0, beta: float = 0.0):
+        super().__init__(AffineInvariantSPD(n, alpha / theta**2, beta / theta**2), (n, n))
+        self.theta = theta
+
+    def to_model(self, x: Tensor) -> Tensor:
+        return powm(x, self.theta)
+
+    def from_model(self, y: Tensor) -> Tensor:
+        return powm(y, 1 / self.theta)
+
+    def extra_repr(self) -> str:
+        weights = (w * self.theta**2 for w in (self.model.alpha, self.model.beta))
+        return f"{self.model.n}, theta={self.theta:g}" + _weights(*weights)
+
+
+class CholeskyRightInvariantSPD(PowerSPD):
+    """The twin of the affine-invariant metric that right translations by Cholesky factors keep: its pullback by
+    P = LLᵀ ↦ L⁻¹L⁻ᵀ.
+
+    That map turns products around, so here P ⊙ Q = L_Q P L_Qᵀ, with which translations from the left are isometries.
+    """
+
+    def to_model(self, x: Tensor) -> Tensor:
+        return self.model.inverse(powm(x, self.theta))
+
+    def from_model(self, y: Tensor) -> Tensor:
+        return powm(self.model.inverse(y), 1 / self.theta)
+
+
+class LogEuclideanSPD(SPDMatrices, PullbackGroup):
+    """Flat through P ↦ log P: products add logarithms, means average them."""
+
+    def __init__(self, n: int, alpha: float = 1.0, beta: float = 0.0):
+        super().__init__(Euclidean(n * (n + 1) // 2), (n, n))
+        self.n, self.alpha, self.beta = n, alpha, beta
+
+    def to_model(self, x: Tensor) -> Tensor:
+        return self._vector(logm(x))
+
+    def from_model(self, y: Tensor) -> Tensor:
+        return expm(self._symmetric(y))
+
+    def push(self, x: Tensor, u: Tensor) -> Tensor:
+        return self._vector(Spectrum(x).derivative(LOG, u))
+
+    def pull(self, y: Tensor, w: Tensor) -> Tensor:
+        return Spectrum(self._symmetric(y)).derivative(EXP, self._symmetric(w))
+
+    def extra_repr(self) -> str:
+        return f"{self.n}" + _weights(self.alpha, self.beta)
+
+    _symmetric, _vector = AffineInvariantSPD._symmetric, AffineInvariantSPD._vector
+
+
+class LogCholeskySPD(SPDMatrices, PullbackGroup):
+    """Flat through P = LLᵀ ↦ strict lower part of L plus log diag L; θ first takes P to P^θ.
+
+    With θ = 1 nothing but a Cholesky factor is computed.
+    """
+
+    def __init__(self, n: int, theta: float = 1.0):
+        super().__init__(Euclidean(n * (n + 1) // 2), (n, n))
+        self.n, self.theta = n, theta
+
+    def to_model(self, x: Tensor) -> Tensor:
+        v = tril_vector(cholesky(powm(x, self.theta)))
+        diagonal = self._diagonal(v)
+        return torch.where(diagonal, torch.where(diagonal, v, 1).log(), v) / self.theta
+
+    def from_model(self, y: Tensor) -> Tensor:
+        v = self.theta * y
+        diagonal = self._diagonal(v)
+        L = from_tril_vector(torch.where(diagonal, torch.where(diagonal, v, 0).exp(), v))
+        return powm(L @ L.mT, 1 / self.theta)
+
+    def extra_repr(self) -> str:
+        return f"{self.n}" + ("" if self.theta == 1 else f", theta={self.theta:g}")
+
+    def _diagonal(self, v: Tensor) -> Tensor:
+        i, j = torch.tril_indices(self.n, self.n, device=v.device)
+        return i == j
+
+
+def _trace(X: Tensor) -> Tensor:
+    return X.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def _add_trace(X: Tensor, share: float) -> Tensor:
+    """X + share·tr(X)·1."""
+    return X + share * _trace(X)[..., None, None] * torch.eye(X.shape[-1], dtype=X.dtype, device=X.device)
+
+
+def _to_frobenius(U: Tensor, alpha: float, beta: float) -> Tensor:
+    """X with ‖X‖² = α‖U‖² + β tr²U."""
+    n, a = U.shape[-1], math.sqrt(alpha)
+    U = U if beta == 0 else _add_trace(U, (math.sqrt(alpha + n * beta) / a - 1) / n)
+    return U if alpha == 1 else a * U
+
+
+def _from_frobenius(X: Tensor, alpha: float, beta: float) -> Tensor:
+    """U with ‖X‖² = α‖U‖² + β tr²U."""
+    n, a = X.shape[-1], math.sqrt(alpha)
+    X = X if beta == 0 else _add_trace(X, (a / math.sqrt(alpha + n * beta) - 1) / n)
+    return X if alpha == 1 else X / a
+
+
+_LOG_SINHC = (
+    -3617 / 2605132530000,
+    2 / 127702575,
+    -691 / 3831077250,
+    1 / 467775,
+    -1 / 37800,
+    1 / 2835,
+    -1 / 180,
+    1 / 6,
+)
+
+
+def _log_sinhc(x: Tensor) -> Tensor:
+    """log(sinh x/x), by its series near 0 and without overflow."""
+    z = x * x
+    small = z < 0.25
+    series = torch.zeros_like(z)
+    for c in _LOG_SINHC:
+        series = series * z + c
+    a = torch.where(small, 1, x.abs())
+    return torch.where(small, z * series, a + torch.log1p(-(-2 * a).exp()) - (2 * a).log())
+
+
+def _weights(alpha: float, beta: float) -> str:
+    return ("" if alpha == 1 else f", alpha={alpha:g}") + ("" if beta == 0 else f", beta={beta:g}")
+
+
+def _affine_invariant(n: int, theta: float, alpha: float, beta: float) -> Manifold:
+    return AffineInvariantSPD(n, alpha, beta) if theta == 1 else PowerSPD(n, theta, alpha, beta)
+
+
+_METRICS: dict[str, Callable[..., Manifold]] = {
+    "affine-invariant": _affine_invariant,
+    "cholesky-right-invariant": CholeskyRightInvariantSPD,
+    "log-euclidean": lambda n, theta, alpha, beta: LogEuclideanSPD(n, alpha, beta),
+    "log-cholesky": LogCholeskySPD,
+}
