@@ -50,6 +50,59 @@ def check_constraint(name: str, x: Tensor, constraint) -> None:
             raise ValueError(f"{name} must lie in {describe(constraint)}, but {bad} of {ok.numel()} points do not")
 
 
+def check_square(name: str, x: Tensor) -> None:
+    """Raise unless `x` holds square matrices (..., n, n); no look at values."""
+    check_event_shape(name, x, (None, None))
+    if x.shape[-2] != x.shape[-1]:
+        raise ValueError(f"{name} must hold square matrices (..., n, n), got shape {tuple(x.shape)}")
+
+
+def check_symmetric(name: str, x: Tensor) -> None:
+    """Raise unless `x` holds symmetric matrices: |x − xᵀ| ≤ √ε·|x| in the largest entries, where values may be read."""
+    check_square(name, x)
+    if not values_readable(x) or x.numel() == 0:
+        return
+    x = x.detach()
+    skew, size = ((a.abs()).amax((-2, -1)) for a in (x - x.mT, x))
+    bad = ~(skew <= torch.finfo(x.dtype).eps ** 0.5 * size)  # so written, NaN and infinity are bad as well
+    if bad.any():
+        index = tuple(bad.nonzero()[0].tolist())
+        if not x[index].isfinite().all():
+            why = "holds NaN or infinite values"
+        else:
+            why = f"differs from its transpose by {skew[index].item():.3g}, with entries up to {size[index].item():.3g}"
+        raise ValueError(f"{name} must hold symmetric matrices, but {_which(bad, index)} {why}")
+
+
+def check_spd(name: str, x: Tensor) -> None:
+    """Raise unless `x` holds symmetric positive-definite matrices, where values may be read."""
+    check_symmetric(name, x)
+    if not values_readable(x) or x.numel() == 0:
+        return
+    x = _at_least_float32(x.detach())
+    bad = torch.linalg.cholesky_ex(x).info != 0
+    if bad.any():
+        # Cholesky may fail for the roundings of a matrix that is only just positive definite
+        w = torch.linalg.eigvalsh(x)
+        bad = bad & ~(w[..., 0] > 0)
+    if bad.any():
+        index = tuple(bad.nonzero()[0].tolist())
+        low, high = w[index][0].item(), w[index][-1].item()
+        raise ValueError(
+            f"{name} must hold positive-definite matrices, but {_which(bad, index)} "
+            f"has smallest eigenvalue {low:.3g} (largest {high:.3g})"
+        )
+
+
+def _which(bad: Tensor, index: tuple[int, ...]) -> str:
+    """The start of a sentence on the first of the bad matrices of a batch."""
+    return f"{bad.sum().item()} of {bad.numel()} are not: the first, at index {index}," if index else "this one"
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def describe(constraint) -> str:
     """A constraint in words, for error messages."""
     text = str(constraint)
