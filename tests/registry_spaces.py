@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flowgroup.groups import SO2, SO3, Group, UnitQuaternions
+from flowgroup.groups import SO, SO2, SO3, Group, UnitQuaternions
 from flowgroup.manifolds import Euclidean, Manifold, Product, Sphere, Torus
 
 
@@ -41,6 +41,8 @@ MANIFOLDS = [
     Space(lambda: SO2()),
     Space(lambda: SO3()),
     Space(lambda: UnitQuaternions()),
+    Space(lambda: SO(2)),
+    Space(lambda: SO(4)),
     Space(lambda: Product(Sphere(2), Torus(1))),
     Space(lambda: Product(Euclidean(3), SO3())),
 ]
@@ -52,6 +54,9 @@ GROUPS = [
     Space(lambda: SO2(), moves=(2,)),
     Space(lambda: SO3(), moves=(3,)),
     Space(lambda: UnitQuaternions(), moves=(3,)),
+    Space(lambda: SO(2), moves=(2,)),
+    Space(lambda: SO(3), moves=(3,)),
+    Space(lambda: SO(4), moves=(4,)),
     Space(lambda: Product(Euclidean(3), SO3()), moves=(12,)),
     Space(lambda: Product(SO2(), Torus(2)), moves=(6,)),
 ]

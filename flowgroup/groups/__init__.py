@@ -16,8 +16,10 @@ from flowgroup.groups.rotations import (
 )
 from flowgroup.groups.so2 import SO2
 from flowgroup.groups.so3 import SO3
+from flowgroup.groups.son import SO
 
 __all__ = [
+    "SO",
     "SO2",
     "SO3",
     "Group",

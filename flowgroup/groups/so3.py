@@ -74,6 +74,10 @@ class SO3(MatrixLieGroup):
         """2·log|sin(θ/2)/(θ/2)|, θ = |v|; see `LieGroup.log_abs_det_exp`."""
         return 2 * _cos_sinc((v * v).sum(-1) / 4)[1].abs().log()
 
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
+        """Twice the tangent part, as the dot product of coordinates is half the product of matrices."""
+        return 2 * self.proju(x, u)
+
     def projx(self, x: Tensor) -> Tensor:
         """The nearest rotation."""
         return nearest_rotation(x)

@@ -2,6 +2,7 @@
 
 from flowgroup.linalg.derivative import jvp
 from flowgroup.linalg.eigh import eigh
+from flowgroup.linalg.matrix_exp import matrix_exp
 from flowgroup.linalg.permute import permute
 from flowgroup.linalg.scalar_functions import ScalarFunction
 from flowgroup.linalg.spectral import Spectrum, expm, funm, invsqrtm, logm, powm, sqrtm
@@ -18,6 +19,7 @@ __all__ = [
     "invsqrtm",
     "jvp",
     "logm",
+    "matrix_exp",
     "matvec",
     "permute",
     "powm",
