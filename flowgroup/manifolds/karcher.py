@@ -47,11 +47,11 @@ def karcher_mean(
         return _descend(manifold, x, weights, dim, steps, tol, total)[0]
     with torch.no_grad():
         mean, gradient, scale = _descend(manifold, x, weights, dim, None, tol, total)
-        root = torch.finfo(x.dtype).eps ** 0.5
-        if (gradient > root * scale).any():
+        enough = max(tol, torch.finfo(x.dtype).eps ** 0.5)
+        if (gradient > enough * scale).any():
             # on a group with curves that are not shortest the equation has a solution that is not the least cost
             mean, gradient, scale = _descend(manifold, x, weights, dim, None, tol, total, start=mean, by_cost=False)
-        if not (gradient <= root * scale).all():
+        if not (gradient <= enough * scale).all():
             warnings.warn(
                 f"frechet_mean on {manifold} did not converge: the gradient has norm {gradient.max().item():.3g}",
                 RuntimeWarning,

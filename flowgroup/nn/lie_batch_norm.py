@@ -39,6 +39,10 @@ class LieBN(RiemannianBatchNorm):
         affine: whether there are a bias and a scale to learn; otherwise they are the identity and one.
         variance: whether to scale.
         track_running_stats: whether there are running statistics; if not, those of the batch serve in evaluation too.
+        training_momentum: None to normalize a batch in training by its own statistics. Else by running statistics
+            too, but others: they move to those of the batch by the part that this function gives for the number k of
+            the batch, counted from 1, and both variances are then about the running means. With a `DecayingMomentum`
+            this is the momentum batch normalization of Kobler et al. (2022).
         parametrization: None for a bias that is a `geoopt.ManifoldParameter`, to be trained by
             `geoopt.optim.RiemannianAdam` or `RiemannianSGD`: a plain optimizer would leave the group. With "exp" it is
             the exponential of free coordinates in the Lie algebra, and any optimizer will do; `bias` is a point all
@@ -54,6 +58,8 @@ class LieBN(RiemannianBatchNorm):
 
     Source: A Lie Group Approach to Riemannian Batch Normalization, 2024, arXiv 2403.11261.
         Riemannian batch normalization for SPD neural networks, 2019, arXiv 1909.02414.
+        SPD domain-specific batch normalization to crack interpretable unsupervised domain adaptation in EEG, 2022,
+        arXiv 2206.01323.
 
     Example:
         >>> import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import geoopt
@@ -29,6 +30,8 @@ class RiemannianBatchNorm(nn.Module):
         running_mean: μ (*shape, *event), a buffer that starts at the origin.
         running_var: v² (*shape), a buffer that starts at one.
         num_batches_tracked: how many batches made them.
+        training_mean, training_var: the running statistics that normalize in training mode, as buffers, where there
+            is a `training_momentum`.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class RiemannianBatchNorm(nn.Module):
         affine: bool = True,
         variance: bool = True,
         track_running_stats: bool = True,
+        training_momentum: Callable[[Tensor], Tensor] | None = None,
         parametrization: Literal["exp"] | None = None,
         process_group: dist.ProcessGroup | None = None,
         validate_args: bool = True,
@@ -57,10 +61,13 @@ class RiemannianBatchNorm(nn.Module):
             positive_integer("karcher_steps", karcher_steps)
         if parametrization not in (None, "exp"):
             raise ValueError(f"parametrization must be None or 'exp', got {parametrization!r}")
+        if training_momentum is not None and not track_running_stats:
+            raise ValueError("training_momentum needs running statistics, and track_running_stats is False")
         self.space = space
         self.shape = torch.Size(positive_integer("every entry of shape", n) for n in shape)
         self.momentum, self.eps, self.karcher_steps = momentum, eps, karcher_steps
         self.affine, self.variance, self.track_running_stats = affine, variance, track_running_stats
+        self.training_momentum = training_momentum
         self.process_group, self.validate_args = process_group, validate_args
 
         like = dict(device=device, dtype=dtype)
@@ -73,10 +80,13 @@ class RiemannianBatchNorm(nn.Module):
             self.bias = nn.Parameter(origin)
             parametrize.register_parametrization(self, "bias", FromAlgebra(space))
         self.register_buffer("running_mean", origin.clone() if track_running_stats else None)
-        ones = torch.ones(self.shape, **like) if track_running_stats and variance else None
-        self.register_buffer("running_var", ones)
+        one = torch.ones(self.shape, **like) if track_running_stats and variance else None
+        self.register_buffer("running_var", one)
         counter = torch.zeros((), dtype=torch.long, device=device) if track_running_stats else None
         self.register_buffer("num_batches_tracked", counter)
+        if training_momentum is not None:
+            self.register_buffer("training_mean", origin.clone())
+            self.register_buffer("training_var", None if one is None else one.clone())
 
     def _require(self, space: Manifold) -> None:
         """Raise unless the space has what the methods below need."""
@@ -112,7 +122,7 @@ class RiemannianBatchNorm(nn.Module):
 
     def _normalize(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """x̃ and the new values of buffers, for y (n, *shape, *event of the model)."""
-        updates = {}
+        updates: dict[str, Tensor] = {}
         if self.training or not self.track_running_stats:
             variance, dilate, updates = self._of_batch(y)
         else:
@@ -130,14 +140,24 @@ class RiemannianBatchNorm(nn.Module):
     def _of_batch(self, y: Tensor) -> tuple[Tensor | None, Callable[[Tensor], Tensor], dict[str, Tensor]]:
         """The variance by which to scale, the dilation of the centred y, and the new values of buffers."""
         mean = self._mean(y)
-        variance, dilate = self._spread(mean, y)
         if not (self.training and self.track_running_stats):
-            return variance, dilate, {}
+            return *self._spread(mean, y), {}
+        count = self.num_batches_tracked + 1
+        updates = {"num_batches_tracked": count}
+        centre = mean
+        if self.training_momentum is not None:
+            s = self.training_momentum(count)
+            centre, updates["training_mean"] = self._moved_mean("training_mean", s, mean)
+        variance, dilate = self._spread(centre, y)
         with torch.no_grad():
-            count = self.num_batches_tracked + 1
             t = 1 / count if self.momentum is None else self.momentum
-            updates = {"num_batches_tracked": count, **self._moved("running", t, mean, variance)}
-        return variance, dilate, updates
+            centre, updates["running_mean"] = self._moved_mean("running_mean", t, mean)
+            if self.variance:
+                about = variance if self.training_momentum is None else self._spread(centre, y)[0]
+                updates["running_var"] = self._moved_var("running_var", t, about)
+        if self.variance and self.training_momentum is not None:
+            variance = updates["training_var"] = self._moved_var("training_var", s, variance)
+        return variance, dilate, {name: value.detach() for name, value in updates.items()}
 
     def _mean(self, y: Tensor) -> Tensor:
         """The mean of y over its first dimension and over all processes."""
@@ -155,15 +175,26 @@ class RiemannianBatchNorm(nn.Module):
         count = self._all_reduce(squared.new_full((), len(y)))
         return self._all_reduce(squared.sum(0)) / count, dilate
 
-    def _moved(self, name: str, t: Tensor | float, mean: Tensor, variance: Tensor | None) -> dict[str, Tensor]:
-        """{name}_mean moved along the geodesic to `mean`, and {name}_var along the line, by the part t."""
-        start = self._enter(getattr(self, f"{name}_mean"), mean.dtype)
+    def _moved_mean(self, name: str, t: Tensor | float, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """The buffer moved along the geodesic to `mean` by the part t: as a point of the model, and of the space."""
+        start = self._enter(getattr(self, name).clone(), mean.dtype)  # the buffer is overwritten before a backward pass
         t = torch.as_tensor(t, dtype=mean.dtype, device=mean.device)
-        way = self._dilation(self._subtract(start, mean))[1]
-        moved = {f"{name}_mean": self.space.from_model(self._add(start, way(t)))}
-        if self.variance:
-            moved[f"{name}_var"] = torch.lerp(getattr(self, f"{name}_var").to(mean.dtype), variance, t)
-        return moved
+        moved = self._add(start, self._dilation(self._subtract(start, mean))[1](t))
+        return moved, self.space.from_model(moved)
+
+    def _moved_var(self, name: str, t: Tensor | float, variance: Tensor) -> Tensor:
+        """The buffer moved along the line to `variance` by the part t."""
+        t = torch.as_tensor(t, dtype=variance.dtype, device=variance.device)
+        return torch.lerp(getattr(self, name).to(variance.dtype, copy=True), variance, t)
+
+    @torch.no_grad()
+    def reset_running_stats(self) -> None:
+        """Forget all batches: running means go to the origin, running variances to one."""
+        for name, buffer in self.named_buffers(recurse=False):
+            if name.endswith("_mean"):
+                buffer.copy_(self.space.origin(*buffer.shape, dtype=buffer.dtype, device=buffer.device))
+            else:
+                buffer.fill_(name.endswith("_var"))
 
     @torch.no_grad()
     @full_precision
@@ -181,16 +212,13 @@ class RiemannianBatchNorm(nn.Module):
         y = self.space.to_model(x)
         y = y.reshape(-1, *y.shape[y.dim() - len(self.shape) - self.space.model.ndim :])
         mean = self.space.model.frechet_mean(y)
-        for name, value in self._adapted(mean, self._spread(mean, y)[0]).items():
-            getattr(self, name).copy_(value)
-
-    def _adapted(self, mean: Tensor, variance: Tensor | None) -> dict[str, Tensor]:
-        """Buffers after `adapt`."""
-        values = {
-            "running_mean": self.space.from_model(mean),
-            "num_batches_tracked": self.num_batches_tracked.new_ones(()),
-        }
-        return values | ({"running_var": variance} if self.variance else {})
+        variance = self._dilation(self._subtract(mean, y))[0].mean(0)
+        mean = self.space.from_model(mean)
+        for name in ("running",) if self.training_momentum is None else ("running", "training"):
+            getattr(self, f"{name}_mean").copy_(mean)
+            if self.variance:
+                getattr(self, f"{name}_var").copy_(variance)
+        self.num_batches_tracked.fill_(1)
 
     @property
     def _all_reduce(self) -> Callable[[Tensor], Tensor] | None:
@@ -219,6 +247,39 @@ class RiemannianBatchNorm(nn.Module):
             f"karcher_steps={self.karcher_steps}, affine={self.affine}, variance={self.variance}, "
             f"track_running_stats={self.track_running_stats}"
         )
+
+
+@dataclass(frozen=True)
+class DecayingMomentum:
+    """γ(k) = 1 − ρ^{max(K − k, 0)/(K − 1)} + ρ: from 1 for the first batch down to ρ from the K-th on.
+
+    A `training_momentum`: at first every batch is normalized by its own statistics, later by ones that remember about
+    1/ρ batches.
+
+    Args:
+        batches: K, at least 2.
+        final: ρ in (0, 1]; the paper takes the batch size per domain over that which statistics need.
+
+    Source: SPD domain-specific batch normalization to crack interpretable unsupervised domain adaptation in EEG, 2022,
+        arXiv 2206.01323; after Momentum Batch Normalization for Deep Learning with Small Batch Size, 2020.
+
+    Example:
+        >>> momentum = DecayingMomentum(batches=11, final=0.25)
+        >>> [momentum(torch.tensor(k)).item() for k in (1, 6, 11, 12)]
+        [1.0, 0.75, 0.25, 0.25]
+    """
+
+    batches: int
+    final: float
+
+    def __post_init__(self):
+        if positive_integer("batches", self.batches) < 2:
+            raise ValueError("batches must be at least 2, got 1")
+        if not 0 < self.final <= 1:
+            raise ValueError(f"final must be in (0, 1], got {self.final}")
+
+    def __call__(self, k: Tensor) -> Tensor:
+        return 1 - self.final ** ((self.batches - k).clamp(min=0) / (self.batches - 1)) + self.final
 
 
 class FromAlgebra(nn.Module):
