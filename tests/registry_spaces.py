@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from flowgroup.groups import SO, SO2, SO3, Group, UnitQuaternions
-from flowgroup.manifolds import Euclidean, Manifold, Product, Sphere, Torus
+from flowgroup.manifolds import Euclidean, Manifold, Product, Sphere, Stiefel, Torus
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,12 @@ GROUPS = [
     Space(lambda: SO(4), moves=(4,)),
     Space(lambda: Product(Euclidean(3), SO3()), moves=(12,)),
     Space(lambda: Product(SO2(), Torus(2)), moves=(6,)),
+]
+
+WITHOUT_LOGARITHM = [
+    Space(lambda: Stiefel(3, 1)),
+    Space(lambda: Stiefel(5, 2)),
+    Space(lambda: Stiefel(3, 3)),
 ]
 
 

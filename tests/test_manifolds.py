@@ -19,7 +19,7 @@ every_manifold = pytest.mark.parametrize("space", registry_spaces.MANIFOLDS, ids
 
 
 def test_registry_is_complete():
-    entries = registry_spaces.MANIFOLDS + registry_spaces.GROUPS
+    entries = registry_spaces.MANIFOLDS + registry_spaces.GROUPS + registry_spaces.WITHOUT_LOGARITHM
     listed = {type(entry.make()) for entry in entries} | {
         Manifold,
         groups.Group,

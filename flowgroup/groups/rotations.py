@@ -199,37 +199,6 @@ def matrix_to_euler(R: Tensor, convention: str) -> Tensor:
     return torch.stack([wrap(outer[0]), middle, wrap(outer[1])], -1)
 
 
-def nearest_rotation(X: Tensor) -> Tensor:
-    """argmin_R |X − R| over rotations: U·diag(1, …, 1, ±1)·Vᵀ for X = U·diag(σ)·Vᵀ.
-
-    The gradient is that of the minimizer, also at rotations, where all σ coincide; where several rotations are as near
-    it leaves the directions out that are not determined.
-
-    Args:
-        X: square matrices (..., n, n).
-
-    Returns:
-        Rotations (..., n, n).
-
-    Example:
-        >>> nearest_rotation(torch.diag(torch.tensor([3.0, 2.0, -1.0])))
-        tensor([[1., 0., 0.],
-                [0., 1., 0.],
-                [0., 0., 1.]])
-    """
-    U, sigma, Vh = torch.linalg.svd(X.detach())
-    sign = torch.where(torch.linalg.det(U @ Vh) < 0, -1.0, 1.0).to(sigma).unsqueeze(-1)
-    flip = torch.cat([torch.ones_like(sigma[..., 1:]), sign], -1)
-    sigma = sigma * flip
-    R = (U * flip.unsqueeze(-2)) @ Vh
-    # near X, R·exp(Ω) is nearest where ΩS + SΩ = RᵀX − XᵀR, S = RᵀX; at X itself Ω is 0, but its derivative is not
-    B = Vh @ R.mT @ X @ Vh.mT
-    total = sigma.unsqueeze(-1) + sigma.unsqueeze(-2)
-    determined = total > torch.finfo(X.dtype).eps * sigma[..., :1, None]
-    omega = torch.where(determined, (B - B.mT) / torch.where(determined, total, 1), 0)
-    return R + R @ Vh.mT @ (omega - omega.detach()) @ Vh
-
-
 def _upper(q: Tensor) -> Tensor:
     """That of q and −q which has w ≥ 0."""
     return torch.where(q[..., :1] < 0, -q, q)

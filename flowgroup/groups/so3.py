@@ -10,11 +10,11 @@ from torch import Tensor
 from flowgroup.groups.base import MatrixLieGroup
 from flowgroup.groups.rotations import (
     matrix_to_quaternion,
-    nearest_rotation,
     quaternion_to_matrix,
     quaternion_to_rotation_vector,
     rotation_vector_to_quaternion,
 )
+from flowgroup.linalg.nearest import nearest_rotation
 from flowgroup.manifolds.base import whole_shape
 from flowgroup.manifolds.sphere import Sphere, _cos_sinc
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from flowgroup._checks import positive_integer
 from flowgroup.groups.base import MatrixLieGroup
-from flowgroup.groups.rotations import nearest_rotation
 from flowgroup.linalg.matrix_exp import matrix_exp
+from flowgroup.linalg.nearest import nearest_rotation
 from flowgroup.manifolds.base import whole_shape
 
 HALF_TURN = 1e-11
@@ -81,12 +81,7 @@ class SO(MatrixLieGroup):
         return nearest_rotation(x)
 
     def random_uniform(self, *size: int, dtype: torch.dtype | None = None, device=None) -> Tensor:
-        noise = torch.randn(whole_shape(size, self.event_shape), dtype=dtype, device=device)
-        Q, R = torch.linalg.qr(noise)
-        # with R's diagonal positive the factorisation is unique, so that Q is as uniform as the noise
-        Q = Q * torch.where(R.diagonal(dim1=-2, dim2=-1) < 0, -1, 1).unsqueeze(-2)
-        sign = torch.where(torch.linalg.det(Q) < 0, -1, 1)[..., None, None]
-        return torch.cat([Q[..., :-1], sign * Q[..., -1:]], -1)
+        return nearest_rotation(torch.randn(whole_shape(size, self.event_shape), dtype=dtype, device=device))
 
     def extra_repr(self) -> str:
         return str(self.n)

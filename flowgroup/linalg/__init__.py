@@ -3,6 +3,7 @@
 from flowgroup.linalg.derivative import jvp
 from flowgroup.linalg.eigh import eigh
 from flowgroup.linalg.matrix_exp import matrix_exp
+from flowgroup.linalg.nearest import nearest_frame, nearest_rotation
 from flowgroup.linalg.permute import permute
 from flowgroup.linalg.scalar_functions import ScalarFunction
 from flowgroup.linalg.spectral import Spectrum, expm, funm, invsqrtm, logm, powm, sqrtm
@@ -21,6 +22,8 @@ __all__ = [
     "logm",
     "matrix_exp",
     "matvec",
+    "nearest_frame",
+    "nearest_rotation",
     "permute",
     "powm",
     "solve_triangular",

@@ -5,6 +5,7 @@ from flowgroup.manifolds.base import Manifold
 from flowgroup.manifolds.euclidean import Euclidean
 from flowgroup.manifolds.product import Product
 from flowgroup.manifolds.sphere import Sphere
+from flowgroup.manifolds.stiefel import Stiefel
 from flowgroup.manifolds.torus import Torus
 
-__all__ = ["Euclidean", "Manifold", "Product", "Sphere", "Torus", "constraints"]
+__all__ = ["Euclidean", "Manifold", "Product", "Sphere", "Stiefel", "Torus", "constraints"]
