@@ -5,6 +5,7 @@ from flowgroup.distributions.normal import DiagonalNormal, MultivariateNormal
 from flowgroup.distributions.toy import Checkerboard, EightGaussians, Rings, TwoMoons
 from flowgroup.distributions.uniform import BoxUniform, SphereUniform, TorusUniform
 from flowgroup.distributions.von_mises import VonMises, VonMisesFisher
+from flowgroup.distributions.wrapped_normal import WrappedNormal
 
 __all__ = [
     "BoxUniform",
@@ -19,4 +20,5 @@ __all__ = [
     "TwoMoons",
     "VonMises",
     "VonMisesFisher",
+    "WrappedNormal",
 ]
