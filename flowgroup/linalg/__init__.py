@@ -1,5 +1,6 @@
 """Batched small-matrix algebra."""
 
+from flowgroup.linalg.cholesky import cholesky, congruence, inverse_congruence
 from flowgroup.linalg.derivative import jvp
 from flowgroup.linalg.eigh import eigh
 from flowgroup.linalg.matrix_exp import matrix_exp
@@ -8,15 +9,19 @@ from flowgroup.linalg.permute import permute
 from flowgroup.linalg.scalar_functions import ScalarFunction
 from flowgroup.linalg.spectral import Spectrum, expm, funm, invsqrtm, logm, powm, sqrtm
 from flowgroup.linalg.triangular import matvec, solve_triangular
+from flowgroup.linalg.triangular_functions import tril_inverse
 from flowgroup.linalg.vech import from_tril_vector, tril_vector, unvech, vech
 
 __all__ = [
     "ScalarFunction",
     "Spectrum",
+    "cholesky",
+    "congruence",
     "eigh",
     "expm",
     "from_tril_vector",
     "funm",
+    "inverse_congruence",
     "invsqrtm",
     "jvp",
     "logm",
@@ -28,6 +33,7 @@ __all__ = [
     "powm",
     "solve_triangular",
     "sqrtm",
+    "tril_inverse",
     "tril_vector",
     "unvech",
     "vech",
