@@ -20,14 +20,15 @@ from flowgroup._checks import (
     positive_integer,
 )
 from flowgroup.linalg import Spectrum, expm, logm, scalar_functions, unvech, vech
+from flowgroup.manifolds import Stiefel
 from flowgroup.nn.precision import full_precision
 
 
 class BiMap(nn.Module):
     """Y = W X Wᵀ, W with orthonormal rows, or columns where the output is larger.
 
-    W lives on a Stiefel manifold: `weight` is its tall one of W and Wᵀ. A larger output has rank `in_features` at
-    most; `ReEig` after it makes it positive definite.
+    `weight`, the tall one of W and Wᵀ, is a point of a `manifolds.Stiefel`, drawn uniformly at first. A larger output
+    has rank `in_features` at most; `ReEig` after it makes it positive definite.
 
     Args:
         in_features: size n of the input.
@@ -55,13 +56,13 @@ class BiMap(nn.Module):
         self.in_features = positive_integer("in_features", in_features)
         self.out_features = positive_integer("out_features", out_features)
         self.validate_args = validate_args
-        tall = torch.randn(max(in_features, out_features), min(in_features, out_features))
-        weight = Orthonormal()(tall)
+        stiefel = Stiefel(max(in_features, out_features), min(in_features, out_features))
+        weight = stiefel.random_uniform()
         if parametrization:
             self.weight = nn.Parameter(weight)
             parametrize.register_parametrization(self, "weight", Orthonormal())
         else:
-            self.weight = geoopt.ManifoldParameter(weight, manifold=geoopt.Stiefel())
+            self.weight = geoopt.ManifoldParameter(weight, manifold=stiefel)
 
     @full_precision
     def forward(self, X: Tensor) -> Tensor:

@@ -15,6 +15,15 @@ from flowgroup.testing.groups import (
     assert_lie_exp_log,
     assert_lie_group,
 )
+from flowgroup.testing.layers import (
+    assert_layer,
+    assert_layer_batches,
+    assert_layer_compiles,
+    assert_layer_copies,
+    assert_layer_gradients,
+    assert_layer_precision,
+    assert_layer_vmap,
+)
 from flowgroup.testing.manifolds import (
     MANIFOLD_LAWS,
     assert_distance,
@@ -73,6 +82,13 @@ __all__ = [
     "assert_group_broadcasts",
     "assert_group_copies",
     "assert_invertible",
+    "assert_layer",
+    "assert_layer_batches",
+    "assert_layer_compiles",
+    "assert_layer_copies",
+    "assert_layer_gradients",
+    "assert_layer_precision",
+    "assert_layer_vmap",
     "assert_left_invariance",
     "assert_left_jacobian",
     "assert_lie_algebra",
