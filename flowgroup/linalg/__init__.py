@@ -9,7 +9,7 @@ from flowgroup.linalg.permute import permute
 from flowgroup.linalg.scalar_functions import ScalarFunction
 from flowgroup.linalg.spectral import Spectrum, expm, funm, invsqrtm, logm, powm, sqrtm
 from flowgroup.linalg.triangular import matvec, solve_triangular
-from flowgroup.linalg.triangular_functions import tril_inverse
+from flowgroup.linalg.triangular_functions import tril_inverse, tril_log, unitriangular_exp, unitriangular_log
 from flowgroup.linalg.vech import from_tril_vector, tril_vector, unvech, vech
 
 __all__ = [
@@ -34,7 +34,10 @@ __all__ = [
     "solve_triangular",
     "sqrtm",
     "tril_inverse",
+    "tril_log",
     "tril_vector",
+    "unitriangular_exp",
+    "unitriangular_log",
     "unvech",
     "vech",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,105 @@ def tril_inverse(L: Tensor) -> Tensor:
         E = K @ (L - L.detach()).tril()
         return K - (E - E @ E) @ K
     return _Inverse.apply(L)
+
+
+def tril_log(L: Tensor) -> Tensor:
+    """log L = ∫ ((1 + s)⁻¹ − (s + L)⁻¹) ds over s > 0, for lower triangular L with a positive diagonal.
+
+    Exact to rounding up to a ratio of 10⁸ of diagonal entries, and relatively to |L − 1| near the identity.
+    Differentiable twice.
+
+    Args:
+        L: matrices (..., n, n), of which the lower triangle is read.
+
+    Returns:
+        Lower triangular matrices (..., n, n) whose exponential is L. They cost as much as 80 inverses (40 in float32),
+        in time and in memory.
+
+    Raises:
+        ValueError: the matrices are not square.
+
+    Source: Functions of Matrices, 2008, Higham, equation 11.1; the rule is the trapezoidal one in a variable t with
+    log s = at + sinh(t)/10, in which the integrand dies out doubly exponentially.
+
+    Example:
+        >>> tril_log(torch.tensor([[1.0, 0.0], [3.0, 1.0]]))
+        tensor([[0.0000, 0.0000],
+                [3.0000, 0.0000]])
+    """
+    check_square("L", L)
+    n = L.shape[-1]
+    diagonal = L.diagonal(dim1=-2, dim2=-1)
+    logs = diagonal.log()
+    low, high = logs.detach().aminmax(dim=-1)
+    t = torch.linspace(-6.4, 6.4, 80 if L.dtype == torch.float64 else 40, dtype=L.dtype, device=L.device)
+    t = t.reshape(-1, *[1] * low.dim())
+    # out to where the integrand is below 10⁻¹⁵
+    a = (6 + (high - low) / 2) / 6.4
+    weight = (a + 0.1 * t.cosh()) * (12.8 / (t.shape[0] - 1))
+    log_s = (high + low) / 2 + a * t + 0.1 * t.sinh()
+    terms = tril_inverse(torch.eye(n, dtype=L.dtype, device=L.device) + L * torch.exp(-log_s)[..., None, None])
+    return torch.diag_embed(logs) - (weight[..., None, None] * terms).sum(0).tril(-1)
+
+
+def unitriangular_log(L: Tensor) -> Tensor:
+    """log L = −Σₖ (1 − L)ᵏ/k, a finite sum, for lower triangular L with a diagonal of ones.
+
+    Args:
+        L: matrices (..., n, n), of which the part below the diagonal is read.
+
+    Returns:
+        Strictly lower triangular matrices (..., n, n).
+
+    Raises:
+        ValueError: the matrices are not square.
+
+    Example:
+        >>> unitriangular_log(torch.tensor([[1.0, 0.0], [3.0, 1.0]]))
+        tensor([[0., 0.],
+                [3., 0.]])
+    """
+    check_square("L", L)
+    return _series(L.tril(-1), [0.0] + [(-1.0) ** (k + 1) / k for k in range(1, L.shape[-1])])
+
+
+def unitriangular_exp(N: Tensor) -> Tensor:
+    """exp N = Σₖ Nᵏ/k!, a finite sum, for strictly lower triangular N.
+
+    Args:
+        N: matrices (..., n, n), of which the part below the diagonal is read.
+
+    Returns:
+        Lower triangular matrices (..., n, n) with a diagonal of ones.
+
+    Raises:
+        ValueError: the matrices are not square.
+
+    Example:
+        >>> unitriangular_exp(torch.tensor([[0.0, 0.0], [3.0, 0.0]]))
+        tensor([[1., 0.],
+                [3., 1.]])
+    """
+    check_square("N", N)
+    return _series(N.tril(-1), [1 / math.factorial(k) for k in range(N.shape[-1])])
+
+
+def _series(N: Tensor, coefficients: list[float]) -> Tensor:
+    """Σₖ cₖNᵏ by about 2√n products.
+
+    Source: On the Number of Nonscalar Multiplications Necessary to Evaluate Polynomials, 1973, Paterson and Stockmeyer.
+    """
+    width = math.isqrt(max(len(coefficients) - 1, 0)) + 1
+    powers = [torch.eye(N.shape[-1], dtype=N.dtype, device=N.device).expand_as(N)]
+    for _ in range(width):
+        powers.append(powers[-1] @ N if len(powers) > 1 else N)
+    step = powers.pop()
+    rows = [coefficients[i : i + width] for i in range(0, len(coefficients), width)]
+    table = N.new_tensor([row + [0.0] * (width - len(row)) for row in rows])
+    *sums, total = torch.einsum("rp,p...->r...", table, torch.stack(powers)).unbind(0)
+    for x in reversed(sums):
+        total = x + step @ total
+    return total
 
 
 def _inverse(L: Tensor) -> Tensor:
