@@ -79,7 +79,7 @@ def matrix_to_quaternion(R: Tensor) -> Tensor:
     wx, wy, wz, xy, xz, yz = h - f, c - g, d - b, b + d, c + g, f + h
     ww, xx, yy, zz = 1 + a + e + i, 1 + a - e - i, 1 - a + e - i, 1 - a - e + i
     K = torch.stack([ww, wx, wy, wz, wx, xx, xy, xz, wy, xy, yy, yz, wz, xz, yz, zz], -1).unflatten(-1, (4, 4))
-    longest = K.detach().diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
+    longest = torch.stack([ww, xx, yy, zz], -1).detach().argmax(-1)[..., None, None]
     q = torch.take_along_dim(K, longest, -2).squeeze(-2)
     return _upper(q / torch.linalg.vector_norm(q, dim=-1, keepdim=True))
 
