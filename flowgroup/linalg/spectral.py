@@ -47,6 +47,13 @@ class Spectrum:
         self.eigenvalues, self.eigenvectors = eigh(A.detach())
         self._log: Tensor | None = None
 
+    @classmethod
+    def of(cls, A: Tensor, w: Tensor, V: Tensor) -> Spectrum:
+        """The spectrum of A, where A = V diag(w) Vᵀ is known already; w and V carry no gradient."""
+        spectrum = object.__new__(cls)
+        spectrum.matrix, spectrum.eigenvalues, spectrum.eigenvectors, spectrum._log = A, w, V, None
+        return spectrum
+
     def values(self) -> Tensor:
         """w (..., n) with gradient, for functions that do not depend on the order of eigenvalues: V diag(g) Vᵀ for g.
 
@@ -85,11 +92,9 @@ class Spectrum:
             return self.matrix if p == 1 else self.apply(scalar_functions.power(p))
         # exp(p·log A), whose eigenvectors are known: derivatives in p and of both together come from autograd
         p = p.to(self.eigenvalues)
-        scaled = object.__new__(Spectrum)
-        scaled.matrix = p[..., None, None] * self.log()
-        scaled.eigenvalues = p.detach()[..., None] * _above_noise(self.eigenvalues).log()
-        scaled.eigenvectors = self.eigenvectors.expand(scaled.matrix.shape)
-        return scaled.exp()
+        scaled = p[..., None, None] * self.log()
+        w = p.detach()[..., None] * _above_noise(self.eigenvalues).log()
+        return Spectrum.of(scaled, w, self.eigenvectors.expand(scaled.shape)).exp()
 
     def apply(self, function: ScalarFunction) -> Tensor:
         """V diag f(w) Vᵀ."""
