@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import geoopt
 import torch
@@ -33,9 +34,10 @@ class RiemannianMLR(nn.Module):
     Args:
         group: the Lie group, for example `manifolds.SPD(n, metric=…)`.
         classes: how many.
-        parametrization: `points` are on the group, and `geoopt.optim.RiemannianAdam` keeps them there. A plain
-            optimizer moves them off a curved group; with True they are made of coordinates in the Lie algebra by
-            `torch.nn.utils.parametrize`, which any optimizer can train.
+        parametrization: None for `points` that are a `geoopt.ManifoldParameter`, to be trained by
+            `geoopt.optim.RiemannianAdam` or another optimizer of geoopt's: a plain one would leave a curved group.
+            "exp" for points made of free coordinates in the Lie algebra (`torch.nn.utils.parametrize`), for any
+            optimizer.
         validate_args: whether to look at values (NaN, points off the group) and raise.
 
     Attributes:
@@ -58,14 +60,22 @@ class RiemannianMLR(nn.Module):
         torch.Size([5, 3])
     """
 
-    def __init__(self, group: LieGroup, classes: int, parametrization: bool = False, validate_args: bool = True):
+    def __init__(
+        self,
+        group: LieGroup,
+        classes: int,
+        parametrization: Literal["exp"] | None = None,
+        validate_args: bool = True,
+    ):
         super().__init__()
+        if parametrization not in (None, "exp"):
+            raise ValueError(f"parametrization must be None or 'exp', got {parametrization!r}")
         if not isinstance(group, LieGroup):
             raise TypeError(f"group must be a flowgroup.groups.LieGroup, such as manifolds.SPD(n), got {group!r}")
         positive_integer("classes", classes)
         self.group, self.classes, self.validate_args = group, classes, validate_args
         points = group.identity(classes, *group.event_shape)
-        if parametrization:
+        if parametrization == "exp":
             self.points = nn.Parameter(points)
             parametrize.register_parametrization(self, "points", FromAlgebra(group))
         else:

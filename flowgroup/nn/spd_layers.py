@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import geoopt
 import torch
@@ -33,9 +34,9 @@ class BiMap(nn.Module):
     Args:
         in_features: size n of the input.
         out_features: size m of the output.
-        parametrization: `weight` is a point of the manifold, which `geoopt.optim.RiemannianAdam` keeps there and a
-            plain optimizer does not. With True it is made of a free matrix by `torch.nn.utils.parametrize`, which any
-            optimizer can train, as its factor Q.
+        parametrization: None for a `weight` that is a `geoopt.ManifoldParameter`, to be trained by
+            `geoopt.optim.RiemannianAdam` or another optimizer of geoopt's: a plain one would leave the manifold.
+            "qr" for one that is the factor Q of a free matrix (`torch.nn.utils.parametrize`), for any optimizer.
         validate_args: whether to look if the input is symmetric.
 
     Shape: (..., n, n) -> (..., m, m).
@@ -51,14 +52,22 @@ class BiMap(nn.Module):
         True
     """
 
-    def __init__(self, in_features: int, out_features: int, parametrization: bool = False, validate_args: bool = True):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        parametrization: Literal["qr"] | None = None,
+        validate_args: bool = True,
+    ):
         super().__init__()
+        if parametrization not in (None, "qr"):
+            raise ValueError(f"parametrization must be None or 'qr', got {parametrization!r}")
         self.in_features = positive_integer("in_features", in_features)
         self.out_features = positive_integer("out_features", out_features)
         self.validate_args = validate_args
         stiefel = Stiefel(max(in_features, out_features), min(in_features, out_features))
         weight = stiefel.random_uniform()
-        if parametrization:
+        if parametrization == "qr":
             self.weight = nn.Parameter(weight)
             parametrize.register_parametrization(self, "weight", Orthonormal())
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -17,12 +18,12 @@ def SPDNet(  # noqa: N802
     classes: int,
     norm: Callable[[int], nn.Module] | None = None,
     threshold: float = 1e-4,
-    parametrization: bool = False,
+    parametrization: Literal["qr"] | None = None,
     validate_args: bool = True,
 ) -> nn.Sequential:
     """BiMap → (norm) → ReEig for each step from one size to the next, then LogEig → Linear.
 
-    Its weights are on Stiefel manifolds, for `geoopt.optim.RiemannianAdam`, unless `parametrization` is True.
+    Its weights are on Stiefel manifolds, for `geoopt.optim.RiemannianAdam`, without a `parametrization`.
 
     Args:
         sizes: of the matrices, first those of the input, at least two. Where one is larger than the one before, no
@@ -42,6 +43,7 @@ def SPDNet(  # noqa: N802
         Riemannian batch normalization for SPD neural networks, 2019, arXiv 1909.02414.
 
     Example:
+        >>> import torch
         >>> from flowgroup.manifolds import SPD
         >>> from flowgroup.nn import LieBN
         >>> net = SPDNet((20, 16, 8), classes=3, norm=lambda n: LieBN(SPD(n, metric="log-cholesky")))
@@ -68,7 +70,7 @@ class TSMNet(nn.Module):
 
     The convolutions learn filters in frequency and space, the covariance of what they give is pooled over time, and
     the rest is a small SPDNet in the tangent space. Its one BiMap weight is on a Stiefel manifold, for
-    `geoopt.optim.RiemannianAdam`, unless `parametrization` is True.
+    `geoopt.optim.RiemannianAdam`, without a `parametrization`.
 
     Args:
         channels: of the signals.
@@ -92,6 +94,7 @@ class TSMNet(nn.Module):
         2022, arXiv 2206.01323, Section 4.2.
 
     Example:
+        >>> import torch
         >>> from flowgroup.manifolds import SPD
         >>> from flowgroup.nn import LieBN
         >>> net = TSMNet(8, classes=4, norm=lambda n: LieBN(SPD(n)))
@@ -110,7 +113,7 @@ class TSMNet(nn.Module):
         subspace: int = 20,
         threshold: float = 1e-4,
         shrinkage: float | str = 0.0,
-        parametrization: bool = False,
+        parametrization: Literal["qr"] | None = None,
         validate_args: bool = True,
     ):
         super().__init__()
