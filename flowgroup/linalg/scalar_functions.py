@@ -141,10 +141,8 @@ def power(p: float) -> ScalarFunction:
         delta = torch.log1p((a - b) / b)
         # from the end where the power is larger, so that nothing overflows before the result does
         if p >= 0:
-            numerator = -torch.expm1(-p * delta) * a**p
-        else:
-            numerator = torch.expm1(p * delta) * b**p
-        return _over_gap(numerator, a, b, p * a ** (p - 1))
+            return a ** (p - 1) * _over_gap(-torch.expm1(-p * delta) * a, a, b, torch.full_like(a, p))
+        return _over_gap(torch.expm1(p * delta) * b**p, a, b, p * a ** (p - 1))
 
     return ScalarFunction(
         lambda x: x**p,

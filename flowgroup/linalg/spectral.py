@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from flowgroup._checks import check_square
 from flowgroup.linalg import scalar_functions
 from flowgroup.linalg.eigh import eigh
 from flowgroup.linalg.scalar_functions import EXP, INV, INV_SQRT, LOG, SQRT, ScalarFunction
@@ -43,6 +44,7 @@ class Spectrum:
     """
 
     def __init__(self, A: Tensor):
+        check_square("A", A)
         self.matrix = A
         self.eigenvalues, self.eigenvectors = eigh(A.detach())
         self._log: Tensor | None = None
@@ -290,7 +292,7 @@ class _Derivative(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         A, H, w, V = ctx.saved_tensors
         # D²f is the third derivative of a trace, so its adjoint in one argument is itself
-        in_A = _SecondDerivative.apply(H, grad, w, V, ctx.function) if ctx.needs_input_grad[0] else None
+        in_A = _SecondDerivative.apply(A, H, grad, w, V, ctx.function) if ctx.needs_input_grad[0] else None
         return in_A, _Derivative.apply(A, grad, w, V, ctx.function), None, None, None
 
 
@@ -298,13 +300,21 @@ class _SecondDerivative(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(H: Tensor, K: Tensor, w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
+    def forward(A: Tensor, H: Tensor, K: Tensor, w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
         return _second_derivative(H, K, w, V, function)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        pass
+        A, H, K, w, V, ctx.function = inputs
+        ctx.save_for_backward(A, H, K, w, V)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        raise NotImplementedError("functions of symmetric matrices have two derivatives here, not three")
+        if ctx.needs_input_grad[0]:
+            raise NotImplementedError("functions of symmetric matrices have two derivatives here, not three")
+        A, H, K, w, V = ctx.saved_tensors
+        in_H, in_K = (
+            _SecondDerivative.apply(A, X, grad, w, V, ctx.function) if needed else None
+            for X, needed in zip((K, H), ctx.needs_input_grad[1:3])
+        )
+        return None, in_H, in_K, None, None, None
