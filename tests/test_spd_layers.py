@@ -296,3 +296,12 @@ def test_matrices_that_are_just_positive_definite_are_taken():
     X = with_spectrum((1e-5, 1.0, 1.0), dtype=torch.float32)
     X[:, 0, 1] *= 1 + 1e-6
     assert LogEig()(X).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "layer, shape",
+    [(BiMap(5, 3), (2, 3, 3)), (ReEig(), (2, 5, 5)), (LogEig(), (2, 15)), (CovariancePooling("oas"), (2, 5, 5))],
+    ids=str,
+)
+def test_shapes_without_data(layer, shape):
+    assert layer.to("meta")(torch.empty(2, 5, 5, device="meta")).shape == shape

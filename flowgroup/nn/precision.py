@@ -27,6 +27,8 @@ def full_precision(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return forward(self, x, *args, **kwargs)  # which says what is wrong with it
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
+        if x.is_meta:
+            return forward(self, x, *args, **kwargs)  # shapes alone; autocast does not know that device
         with torch.autocast(x.device.type, enabled=False):
             return forward(self, x, *args, **kwargs)
 
