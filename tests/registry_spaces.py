@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from flowgroup.groups import SO, SO2, SO3, Group, UnitQuaternions
-from flowgroup.manifolds import Euclidean, Manifold, Product, Sphere, Stiefel, Torus
+from flowgroup.manifolds import SPD, Correlation, Euclidean, Manifold, Product, Pullback, Sphere, Stiefel, Torus
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,16 @@ MANIFOLDS = [
     Space(lambda: SO3()),
     Space(lambda: UnitQuaternions()),
     Space(lambda: SO(4)),
+    Space(lambda: SPD(3)),
+    Space(lambda: SPD(2, theta=0.5, alpha=1.3, beta=0.1)),
+    Space(lambda: SPD(2, "cholesky-right-invariant")),
+    Space(lambda: SPD(3, "log-euclidean", beta=0.2)),
+    Space(lambda: SPD(3, "log-cholesky")),
+    Space(lambda: SPD(2, "log-cholesky", theta=0.5)),
+    Space(lambda: Correlation(3, "ecm")),
+    Space(lambda: Correlation(4, "lecm")),
+    Space(lambda: Correlation(3, "olm")),
+    Space(lambda: Correlation(4, "lsm")),
     Space(lambda: Product(Sphere(2), Torus(1))),
     Space(lambda: Product(Euclidean(3), SO3())),
 ]
@@ -55,6 +65,16 @@ GROUPS = [
     Space(lambda: UnitQuaternions(), moves=(3,)),
     Space(lambda: SO(2), moves=(2,)),
     Space(lambda: SO(4), moves=(4,)),
+    Space(lambda: SPD(3), moves=(3,)),
+    Space(lambda: SPD(2, theta=0.5, alpha=1.3, beta=0.1), moves=(2, 2)),
+    Space(lambda: SPD(2, "cholesky-right-invariant"), moves=(2, 2)),
+    Space(lambda: SPD(3, "log-euclidean", beta=0.2), moves=(3, 3)),
+    Space(lambda: SPD(3, "log-cholesky"), moves=(3, 3)),
+    Space(lambda: SPD(2, "log-cholesky", theta=0.5), moves=(2, 2)),
+    Space(lambda: Correlation(4, "ecm"), moves=(4, 4)),
+    Space(lambda: Correlation(3, "lecm"), moves=(3, 3)),
+    Space(lambda: Correlation(4, "olm"), moves=(4, 4)),
+    Space(lambda: Correlation(3, "lsm"), moves=(3, 3)),
     Space(lambda: Product(Euclidean(3), SO3()), moves=(12,)),
     Space(lambda: Product(SO2(), Torus(2)), moves=(6,)),
 ]
@@ -67,4 +87,7 @@ WITHOUT_LOGARITHM = [
 
 
 def point_moved_by(space: Space, dtype: torch.dtype, device) -> torch.Tensor:
+    group = space.make()
+    if isinstance(group, Pullback):  # it moves itself
+        return group.random(*space.moves, dtype=dtype, device=device)
     return torch.randn(space.moves, dtype=dtype, device=device)

@@ -2,10 +2,24 @@
 
 from flowgroup.manifolds import constraints
 from flowgroup.manifolds.base import Manifold
+from flowgroup.manifolds.correlation import Correlation
 from flowgroup.manifolds.euclidean import Euclidean
 from flowgroup.manifolds.product import Product
+from flowgroup.manifolds.pullback import Pullback
+from flowgroup.manifolds.spd import SPD
 from flowgroup.manifolds.sphere import Sphere
 from flowgroup.manifolds.stiefel import Stiefel
 from flowgroup.manifolds.torus import Torus
 
-__all__ = ["Euclidean", "Manifold", "Product", "Sphere", "Stiefel", "Torus", "constraints"]
+__all__ = [
+    "SPD",
+    "Correlation",
+    "Euclidean",
+    "Manifold",
+    "Product",
+    "Pullback",
+    "Sphere",
+    "Stiefel",
+    "Torus",
+    "constraints",
+]
