@@ -2,6 +2,7 @@
 
 from flowgroup.distributions.mixture import Mixture
 from flowgroup.distributions.normal import DiagonalNormal, MultivariateNormal
+from flowgroup.distributions.riemannian_gaussian import RiemannianGaussian
 from flowgroup.distributions.toy import Checkerboard, EightGaussians, Rings, TwoMoons
 from flowgroup.distributions.uniform import BoxUniform, SphereUniform, TorusUniform
 from flowgroup.distributions.von_mises import VonMises, VonMisesFisher
@@ -14,6 +15,7 @@ __all__ = [
     "EightGaussians",
     "Mixture",
     "MultivariateNormal",
+    "RiemannianGaussian",
     "Rings",
     "SphereUniform",
     "TorusUniform",
