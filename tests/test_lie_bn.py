@@ -2,8 +2,10 @@
 
 import copy
 import io
+import json
 import math
 import pickle
+from pathlib import Path
 
 import geoopt
 import pytest
@@ -13,8 +15,13 @@ import torch.nn.functional as F
 from test_groups import AffineLine
 
 from flowgroup.groups import SO2, SO3, LieGroup, MatrixLieGroup, UnitQuaternions
-from flowgroup.manifolds import Euclidean, Product, Sphere, Torus
+from flowgroup.manifolds import SPD, Euclidean, Product, Sphere, Torus
 from flowgroup.nn import DecayingMomentum, DomainBatchNorm, LieBN
+
+STORED = {
+    name: torch.tensor(values, dtype=torch.float64)
+    for name, values in json.loads((Path(__file__).parent / "data" / "lie_bn.json").read_text()).items()
+}
 
 every_group = pytest.mark.parametrize(
     "space", [s for s in registry_spaces.GROUPS if isinstance(s.make(), LieGroup)], ids=str
@@ -124,6 +131,68 @@ def test_variance_of_vectors_is_the_sum_over_entries():
     x = torch.randn(50, 4, dtype=torch.float64) * torch.tensor([1.0, 2.0, 3.0, 4.0])
     out = LieBN(Euclidean(4), dtype=torch.float64)(x)
     torch.testing.assert_close(out, (x - x.mean(0)) / (x.var(0, correction=0).sum() + 1e-5).sqrt())
+
+
+@pytest.mark.parametrize(
+    "group, case, weights, steps",
+    [
+        (SPD(3, theta=0.5, beta=0.1), "aim_t0.5_k1", "_a1b0.1", 1),
+        (SPD(3), "aim_t1_kc", "_a1b0", None),
+        (SPD(3, "log-euclidean", beta=0.1), "lem", "_a1b0.1", 1),
+        (SPD(3, "log-cholesky", theta=0.5), "lcm_t0.5", "", 1),
+    ],
+    ids=str,
+)
+def test_values_of_high_precision(group, case, weights, steps):
+    # from 50-digit arithmetic
+    layer = LieBN(group, karcher_steps=steps, dtype=torch.float64)
+    with torch.no_grad():
+        layer.bias.copy_(STORED["n3_B"])
+        layer.log_scale.copy_(STORED["n3_s"].log())
+    close = dict(rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(layer(STORED["n3_X"]), STORED[f"n3_{case}{weights}_out"], **close)
+    torch.testing.assert_close(layer.running_var, 0.9 + 0.1 * STORED[f"n3_{case}{weights}_var"], **close)
+    torch.testing.assert_close(layer.running_mean, STORED[f"n3_{case}_rmean"], **close)
+
+
+def test_evaluation_of_high_precision():
+    layer = LieBN(SPD(3), dtype=torch.float64).eval()
+    with torch.no_grad():
+        layer.bias.copy_(STORED["n3_B"])
+        layer.log_scale.copy_(STORED["n3_s"].log())
+        layer.running_mean.copy_(STORED["n3_run_mean"])
+        layer.running_var.copy_(STORED["n3_run_var"])
+    torch.testing.assert_close(layer(STORED["n3_X"]), STORED["n3_aim_t1_eval"], rtol=1e-12, atol=1e-12)
+
+
+def test_rotations_of_high_precision():
+    # stored with the variance of Frobenius norms, which is twice that of angles
+    layer = LieBN(SO3(), karcher_steps=None, eps=0.5e-5, momentum=1.0, dtype=torch.float64)
+    with torch.no_grad():
+        layer.bias.copy_(STORED["so3_B"])
+        layer.log_scale.copy_((STORED["so3_s"] / math.sqrt(2)).log())
+    torch.testing.assert_close(layer(STORED["so3_R"]), STORED["so3_out_left"], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(layer.running_mean, STORED["so3_mean"], rtol=1e-12, atol=1e-12)
+
+
+def ill_conditioned(size, n):
+    """Matrices with eigenvalues 1e-3 … 1e3."""
+    Q = torch.linalg.qr(torch.randn(size, n, n, dtype=torch.float64)).Q
+    w = torch.logspace(-3, 3, n, dtype=torch.float64) ** torch.rand(size, n, dtype=torch.float64)
+    return (Q * w.unsqueeze(-2)) @ Q.mT
+
+
+@pytest.mark.parametrize("metric", ["affine-invariant", "cholesky-right-invariant", "log-euclidean", "log-cholesky"])
+@pytest.mark.parametrize("theta", [1.0, 0.5])
+def test_promise_on_ill_conditioned_batches(metric, theta):
+    group = SPD(5, metric, theta=theta)
+    layer = LieBN(group, karcher_steps=None, eps=1e-12, dtype=torch.float64)
+    with torch.no_grad():
+        layer.bias.copy_(ill_conditioned(1, 5)[0])
+        layer.log_scale.fill_(-0.5)
+    mean, variance = expected_statistics(group, layer(ill_conditioned(20, 5)))
+    assert group.model.dist(mean, group.to_model(layer.bias)) < 1e-5
+    torch.testing.assert_close(variance, layer.scale.square(), rtol=1e-5, atol=0)
 
 
 def test_rotations_by_hand():

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 MEAN_ITERATIONS = 256
 """Most steps that an iterated Fréchet mean takes where none are asked for."""
 
+PATIENCE = 16
+"""Steps after which an iteration ends that has neither halved the gradient nor lowered the cost by a hundredth: what is
+left is rounding."""
+
 SOLVE_ITERATIONS = 128
 """Most steps that the gradient of a converged Fréchet mean takes."""
 
@@ -95,25 +99,29 @@ def _descend(
             cost = 0.5 * total((weights * manifold.inner(base, tangent)).sum(dim, keepdim=True))
             slope = manifold.inner(base, gradient)
         if i == 0:
-            step = torch.ones_like(cost)
+            step, idle = torch.ones_like(cost), torch.zeros_like(cost)
+            last_cost, last_slope = cost, slope
             best, best_gradient, best_cost, best_slope = mean, gradient, cost, slope
         else:
             better = slope < best_slope
             if by_cost:
                 # near the minimum the cost is flat up to rounding, and only the gradient tells better from worse
-                rounding = 8 * torch.finfo(x.dtype).eps * (best_cost + best_cost.sqrt())
-                falls = cost <= best_cost - 0.25 * step * best_slope - rounding
-                better = falls | (better & (cost <= best_cost + rounding))
+                eps = torch.finfo(x.dtype).eps
+                falls = cost <= best_cost - 0.25 * step * best_slope - 8 * eps * (best_cost + best_cost.sqrt())
+                better = falls | (better & (cost <= (1 + eps**0.5) * best_cost))
             slow = better & (slope > 0.25 * best_slope)
             step = torch.where(better, torch.where(slow, 1.5 * step, step), 0.5 * step)
             best, best_gradient = (
                 torch.where(manifold._over_event(better), a, b) for a, b in ((mean, best), (gradient, best_gradient))
             )
             best_cost, best_slope = torch.where(better, cost, best_cost), torch.where(better, slope, best_slope)
+            ahead = (best_slope < 0.5 * last_slope) | (best_cost < 0.99 * last_cost)
+            idle = torch.where(ahead, 0, idle + 1)
+            last_cost, last_slope = torch.where(ahead, best_cost, last_cost), torch.where(ahead, best_slope, last_slope)
             exp = manifold._chart(best)[1]
         if steps is None:
             size, scale = best_slope.sqrt(), 1 + (2 * best_cost).sqrt()
-            if ((size <= tol * scale) | (step < 1e-6)).all():  # a vanishing step: nothing better within rounding
+            if ((size <= tol * scale) | (idle >= PATIENCE)).all():
                 break
         mean = exp(manifold._over_event(step) * best_gradient)
     return (mean, None, None) if steps is not None else (best, size, scale)
