@@ -25,6 +25,8 @@ def test_registry_is_complete():
         groups.Group,
         groups.LieGroup,
         groups.MatrixLieGroup,
+        groups.PullbackGroup,
+        manifolds.Pullback,
     }
     public = [getattr(module, name) for module in (manifolds, groups) for name in module.__all__]
     missing = [c.__name__ for c in public if isinstance(c, type) and c not in listed]

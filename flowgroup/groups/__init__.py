@@ -3,6 +3,7 @@
 # first, because the manifolds that are groups build on groups.base, and groups.base on the contract of manifolds
 import flowgroup.manifolds  # noqa: F401
 from flowgroup.groups.base import Group, LieGroup, MatrixLieGroup
+from flowgroup.groups.pullback import PullbackGroup
 from flowgroup.groups.quaternions import UnitQuaternions
 from flowgroup.groups.rotations import (
     euler_to_matrix,
@@ -24,6 +25,7 @@ __all__ = [
     "Group",
     "LieGroup",
     "MatrixLieGroup",
+    "PullbackGroup",
     "UnitQuaternions",
     "euler_to_matrix",
     "hamilton_product",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from flowgroup.linalg import matrix_exp
 from flowgroup.manifolds.base import Manifold, whole_shape
 
 
@@ -154,7 +155,7 @@ class LieGroup(Group, Manifold):
         ad = self.bracket(v.unsqueeze(-2), eye).mT
         top = torch.cat([ad, eye], -1)
         block = torch.cat([top, torch.zeros_like(top)], -2)
-        return torch.linalg.matrix_exp(block)[..., : self.dim, self.dim :]
+        return matrix_exp(block)[..., : self.dim, self.dim :]
 
     def log_abs_det_exp(self, v: Tensor) -> Tensor:
         """log|det J(−v)|, by which v ↦ exp(v) changes volume: from dv to left Haar measure, the two equal at v = 0.
@@ -240,7 +241,7 @@ class MatrixLieGroup(LieGroup):
         return (g @ x.unsqueeze(-1)).squeeze(-1)
 
     def exp(self, v: Tensor) -> Tensor:
-        return torch.linalg.matrix_exp(self.hat(v))
+        return matrix_exp(self.hat(v))
 
     def tangent(self, g: Tensor, v: Tensor) -> Tensor:
         """g·hat(v)."""

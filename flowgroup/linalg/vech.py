@@ -1,4 +1,4 @@
-"""Symmetric and triangular matrices as vectors, by gathers both ways."""
+"""Symmetric and triangular matrices as vectors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def tril_vector(L: Tensor) -> Tensor:
         >>> tril_vector(torch.tensor([[1.0, 9.0], [2.0, 3.0]]))
         tensor([1., 2., 3.])
     """
-    return _Take.apply(L)
+    n = L.shape[-1]
+    return L.flatten(-2)[..., _entries(n, L.device)]
 
 
 def from_tril_vector(v: Tensor) -> Tensor:
@@ -54,13 +55,15 @@ def from_tril_vector(v: Tensor) -> Tensor:
         tensor([[1., 0.],
                 [2., 3.]])
     """
-    return _Put.apply(v, matrix_size(v))
+    n = matrix_size(v)
+    flat = v.new_zeros(*v.shape[:-1], n * n)
+    return flat.index_copy(-1, _entries(n, v.device), v).unflatten(-1, (n, n))
 
 
 def matrix_size(v: Tensor) -> int:
     """n for vectors (..., n(n+1)/2)."""
     m = v.shape[-1]
-    n = (math.isqrt(8 * m + 1) - 1) // 2
+    n = (int((8 * m + 1) ** 0.5) - 1) // 2
     if n * (n + 1) // 2 != m:
         raise ValueError(f"v must have n(n+1)/2 entries in its last dimension, got {m}")
     return n
@@ -74,37 +77,3 @@ def _scale(n: int, like: Tensor, diagonal: float, off: float) -> Tensor:
 def _entries(n: int, device: torch.device) -> Tensor:
     i, j = torch.tril_indices(n, n, device=device)
     return i * n + j
-
-
-# autograd's own gradients of a gather and of a scatter are slower, and inductor's wrong (see `permute`)
-class _Take(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(L: Tensor) -> Tensor:
-        return L.flatten(-2).index_select(-1, _entries(L.shape[-1], L.device))
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.n = inputs[0].shape[-1]
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return _Put.apply(grad, ctx.n)
-
-
-class _Put(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(v: Tensor, n: int) -> Tensor:
-        flat = v.new_zeros(*v.shape[:-1], n * n)
-        return flat.index_copy(-1, _entries(n, v.device), v).unflatten(-1, (n, n))
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return _Take.apply(grad), None

@@ -11,14 +11,28 @@ from torch import Tensor
 from flowgroup._checks import positive_integer
 from flowgroup.groups.base import LieGroup, MatrixLieGroup
 from flowgroup.groups.pullback import PullbackGroup
-from flowgroup.linalg import Spectrum, expm, from_tril_vector, logm, powm, tril_log, tril_vector, unvech, vech
+from flowgroup.linalg import (
+    Spectrum,
+    expm,
+    from_tril_vector,
+    logm,
+    matrix_exp,
+    powm,
+    tril_log,
+    tril_vector,
+    unvech,
+    vech,
+)
 from flowgroup.linalg.cholesky import cholesky, congruence, inverse_congruence
 from flowgroup.linalg.scalar_functions import EXP, LOG
 from flowgroup.manifolds.base import Manifold, whole_shape
+from flowgroup.manifolds.bures_wasserstein import BuresWassersteinSPD, PowerBuresWassersteinSPD
 from flowgroup.manifolds.euclidean import Euclidean
+from flowgroup.manifolds.spd_matrices import SPDMatrices, half_differences, log_det_of_power
+from flowgroup.manifolds.spd_matrices import log_sinhc as _log_sinhc
 
 
-def SPD(
+def SPD(  # noqa: N802
     n: int, metric: str = "affine-invariant", theta: float = 1.0, alpha: float = 1.0, beta: float = 0.0
 ) -> Manifold:
     """Symmetric positive-definite matrices (n, n) under one of five metrics.
@@ -64,46 +78,6 @@ def SPD(
     if not (alpha > 0 and alpha + n * beta > 0):
         raise ValueError(f"alpha and alpha + n·beta must be positive, got alpha={alpha}, beta={beta} with n={n}")
     return _METRICS[metric](n, theta, alpha, beta)
-
-
-class SPDMatrices(Manifold):
-    """What matrices (n, n), symmetric and positive definite, have in common under all metrics.
-
-    They are an open set of the symmetric matrices, which are the tangent vectors everywhere.
-    """
-
-    def contains(self, x: Tensor) -> Tensor:
-        """Symmetric up to √ε·|x|, and with a Cholesky factor: booleans of the batch shape."""
-        finite = torch.isfinite(x).all(-1).all(-1)
-        x = torch.where(finite[..., None, None], x, torch.eye(x.shape[-1], dtype=x.dtype, device=x.device))
-        asymmetry, size = (torch.linalg.matrix_norm(a) for a in (x - x.mT, x))
-        symmetric = asymmetry <= torch.finfo(x.dtype).eps ** 0.5 * size
-        return finite & symmetric & (torch.linalg.cholesky_ex(x).info == 0)
-
-    def _fault(self, x: Tensor) -> str:
-        if not x.isfinite().all():
-            return "holds NaN or infinite values"
-        if not self.contains(0.5 * (x + x.mT)):
-            smallest = torch.linalg.eigvalsh(0.5 * (x + x.mT))[0].item()
-            return f"is not positive definite: its smallest eigenvalue is {smallest:.3g}"
-        return f"is not symmetric: it differs from its transpose by up to {(x - x.mT).abs().max().item():.3g}"
-
-    def _check_point_on_manifold(self, x: Tensor, *, atol=1e-5, rtol=1e-5) -> tuple[bool, str | None]:
-        fault = self.why_not(x)
-        return fault is None, fault
-
-    def projx(self, x: Tensor) -> Tensor:
-        """The symmetric part, eigenvalues below 4nε·max|w| raised to that."""
-        info = torch.finfo(x.dtype)
-        spectrum = Spectrum(0.5 * (x + x.mT))
-        w, V = spectrum.eigenvalues, spectrum.eigenvectors
-        floor = (4 * w.shape[-1] * info.eps * w.abs().amax(-1, keepdim=True)).clamp(min=info.tiny)
-        lift = (V * (floor - w).clamp(min=0).unsqueeze(-2)) @ V.mT
-        return spectrum.matrix + lift
-
-    def proju(self, x: Tensor, u: Tensor) -> Tensor:
-        """The symmetric part."""
-        return torch.broadcast_tensors(0.5 * (u + u.mT), x)[0]
 
 
 class AffineInvariantSPD(SPDMatrices, LieGroup):
@@ -180,22 +154,13 @@ class AffineInvariantSPD(SPDMatrices, LieGroup):
     def log_abs_det_expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Σᵢ<ⱼ log(sinh(δ/2)/(δ/2)), δ the differences of the eigenvalues of L⁻¹UL⁻ᵀ."""
         w = Spectrum(inverse_congruence(cholesky(x), u)).values()
-        i, j = torch.triu_indices(self.n, self.n, 1, device=w.device)
-        return _log_sinhc(0.5 * (w[..., j] - w[..., i])).sum(-1)
+        return _log_sinhc(half_differences(w)).sum(-1)
 
-    def projx(self, x: Tensor) -> Tensor:
-        return SPDMatrices.projx(self, x)
-
-    def proju(self, x: Tensor, u: Tensor) -> Tensor:
-        return SPDMatrices.proju(self, x, u)
-
-    def random(self, *size: int, dtype: torch.dtype | None = None, device=None) -> Tensor:
-        """exp of a standard normal at the identity."""
-        shape = whole_shape(size, self.event_shape)
-        return expm(self._symmetric(torch.randn(*shape[:-2], self.dim, dtype=dtype, device=device)))
+    proju = SPDMatrices.proju
+    random = SPDMatrices.random
 
     def exp(self, v: Tensor) -> Tensor:
-        L = torch.linalg.matrix_exp(self.hat(v))
+        L = matrix_exp(self.hat(v))
         return L @ L.mT
 
     def log(self, g: Tensor) -> Tensor:
@@ -256,6 +221,11 @@ class PowerSPD(SPDMatrices, PullbackGroup):
     def from_model(self, y: Tensor) -> Tensor:
         return powm(y, 1 / self.theta)
 
+    def log_volume_density(self, x: Tensor) -> Tensor:
+        """The one of the model at P^θ, plus log|det| of the power."""
+        spectrum = Spectrum(x)
+        return self.model.log_volume_density(spectrum.power(self.theta)) + log_det_of_power(spectrum, self.theta)
+
     def extra_repr(self) -> str:
         weights = (w * self.theta**2 for w in (self.model.alpha, self.model.beta))
         return f"{self.model.n}, theta={self.theta:g}" + _weights(*weights)
@@ -273,6 +243,12 @@ class CholeskyRightInvariantSPD(PowerSPD):
 
     def from_model(self, y: Tensor) -> Tensor:
         return powm(self.model.inverse(y), 1 / self.theta)
+
+    def log_volume_density(self, x: Tensor) -> Tensor:
+        """The one of its twin plus Σᵢ (2i − n − 1) log Lᵢᵢ, i from 1: left and right Haar measures differ by that."""
+        n = self.model.n
+        share = torch.arange(1 - n, n, 2, dtype=x.dtype, device=x.device)
+        return super().log_volume_density(x) + (share * _log_diagonal(cholesky(powm(x, self.theta)))).sum(-1)
 
 
 class LogEuclideanSPD(SPDMatrices, PullbackGroup):
@@ -296,6 +272,12 @@ class LogEuclideanSPD(SPDMatrices, PullbackGroup):
 
     def extra_repr(self) -> str:
         return f"{self.n}" + _weights(self.alpha, self.beta)
+
+    def log_volume_density(self, x: Tensor) -> Tensor:
+        """c − ½(n + 1) log det P − Σᵢ<ⱼ log(sinh(δ/2)/(δ/2)), δ the differences of the eigenvalues of log P."""
+        log = Spectrum(x).values().log()
+        at_identity = _log_volume_at_identity(self.n, self.alpha, self.beta)
+        return at_identity - 0.5 * (self.n + 1) * log.sum(-1) - _log_sinhc(half_differences(log)).sum(-1)
 
     _symmetric, _vector = AffineInvariantSPD._symmetric, AffineInvariantSPD._vector
 
@@ -324,6 +306,16 @@ class LogCholeskySPD(SPDMatrices, PullbackGroup):
     def extra_repr(self) -> str:
         return f"{self.n}" + ("" if self.theta == 1 else f", theta={self.theta:g}")
 
+    def log_volume_density(self, x: Tensor) -> Tensor:
+        """−Σᵢ (n − i + 2) log Lᵢᵢ − n log 2, i from 1 and LLᵀ = P^θ, plus log|det| of the power less dim·log|θ|."""
+        spectrum = None if self.theta == 1 else Spectrum(x)
+        log = _log_diagonal(cholesky(x if spectrum is None else spectrum.power(self.theta)))
+        share = torch.arange(self.n + 1, 1, -1, dtype=x.dtype, device=x.device)
+        density = -(share * log).sum(-1) - self.n * math.log(2)
+        if spectrum is None:
+            return density
+        return density + log_det_of_power(spectrum, self.theta) - self.dim * math.log(abs(self.theta))
+
     def _diagonal(self, v: Tensor) -> Tensor:
         i, j = torch.tril_indices(self.n, self.n, device=v.device)
         return i == j
@@ -331,6 +323,17 @@ class LogCholeskySPD(SPDMatrices, PullbackGroup):
 
 def _trace(X: Tensor) -> Tensor:
     return X.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def _log_diagonal(L: Tensor) -> Tensor:
+    return L.diagonal(dim1=-2, dim2=-1).log()
+
+
+def _log_volume_at_identity(n: int, alpha: float, beta: float) -> float:
+    """log √det of α⟨U, V⟩ + β tr U tr V in the entries i ≥ j."""
+    dim = n * (n + 1) // 2
+    metric = (dim - 1) * math.log(alpha) + math.log(alpha + n * beta)
+    return 0.5 * metric + 0.25 * n * (n - 1) * math.log(2)
 
 
 def _add_trace(X: Tensor, share: float) -> Tensor:
@@ -352,29 +355,6 @@ def _from_frobenius(X: Tensor, alpha: float, beta: float) -> Tensor:
     return X if alpha == 1 else X / a
 
 
-_LOG_SINHC = (
-    -3617 / 2605132530000,
-    2 / 127702575,
-    -691 / 3831077250,
-    1 / 467775,
-    -1 / 37800,
-    1 / 2835,
-    -1 / 180,
-    1 / 6,
-)
-
-
-def _log_sinhc(x: Tensor) -> Tensor:
-    """log(sinh x/x), by its series near 0 and without overflow."""
-    z = x * x
-    small = z < 0.25
-    series = torch.zeros_like(z)
-    for c in _LOG_SINHC:
-        series = series * z + c
-    a = torch.where(small, 1, x.abs())
-    return torch.where(small, z * series, a + torch.log1p(-(-2 * a).exp()) - (2 * a).log())
-
-
 def _weights(alpha: float, beta: float) -> str:
     return ("" if alpha == 1 else f", alpha={alpha:g}") + ("" if beta == 0 else f", beta={beta:g}")
 
@@ -383,9 +363,14 @@ def _affine_invariant(n: int, theta: float, alpha: float, beta: float) -> Manifo
     return AffineInvariantSPD(n, alpha, beta) if theta == 1 else PowerSPD(n, theta, alpha, beta)
 
 
+def _bures_wasserstein(n: int, theta: float) -> Manifold:
+    return BuresWassersteinSPD(n) if theta == 1 else PowerBuresWassersteinSPD(n, theta)
+
+
 _METRICS: dict[str, Callable[..., Manifold]] = {
     "affine-invariant": _affine_invariant,
     "cholesky-right-invariant": CholeskyRightInvariantSPD,
     "log-euclidean": lambda n, theta, alpha, beta: LogEuclideanSPD(n, alpha, beta),
     "log-cholesky": LogCholeskySPD,
+    "bures-wasserstein": _bures_wasserstein,
 }

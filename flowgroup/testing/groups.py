@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from flowgroup.groups import Group, LieGroup
-from flowgroup.testing.manifolds import BATCH, _assert, _assert_close, _assert_zero, _compiled, _rate, assert_manifold
+from flowgroup.testing.manifolds import (
+    BATCH,
+    _assert,
+    _assert_close,
+    _assert_zero,
+    _compiled,
+    _rate,
+    assert_manifold,
+    stretch,
+)
 
 
 def assert_group(group: Group, x: Tensor | None = None, dtype: torch.dtype = torch.float64, device=None) -> None:
@@ -277,7 +286,7 @@ def _assert_equal(law: str, group: Group, got: Tensor, expected: Tensor) -> None
     if isinstance(group, LieGroup):
         if got.shape != expected.shape:
             raise AssertionError(f"broken: {law}: got shape {tuple(got.shape)}, expected {tuple(expected.shape)}")
-        scale = 1 + expected.detach().abs().max().item()
+        scale = (1 + expected.detach().abs().max().item()) * max(1.0, stretch(group, expected.detach())[1])
         _assert_zero(law, group.dist(got, expected), got.dtype, scale)
     elif got.is_floating_point():
         _assert_close(law, got, expected)

@@ -146,8 +146,8 @@ def assert_invertible(f: Map, x: Tensor, context: Tensor | None = None) -> None:
 def assert_log_det(f: Map, x: Tensor, context: Tensor | None = None) -> None:
     """logdet = log|det ∂f/∂x| of the autograd Jacobian, in both directions.
 
-    On a manifold embedded with the induced metric, such as the sphere, the Jacobian is taken between orthonormal bases
-    of the tangent spaces, so that the log-determinant is one of the manifold's volume.
+    On a manifold the Jacobian is taken between bases of the tangent spaces that are orthonormal in its metric, so that
+    the log-determinant is one of the manifold's volume.
 
     Args:
         f: a transform, or a bijection.
@@ -171,6 +171,8 @@ def assert_log_det(f: Map, x: Tensor, context: Tensor | None = None) -> None:
         ("logdet of f⁻¹ = log|det ∂f⁻¹/∂y|", f.inverse, y, inverse_logdet, (f.codomain, f.domain)),
     ):
         expected = torch.linalg.slogdet(_square(_jacobian(g, at, context, *ends), f))[1]
+        with torch.no_grad():
+            expected = expected + _log_volume(g(at, context)[0], ends[1]) - _log_volume(at, ends[0])
         _assert_close(law, f, got, expected, stretch * (_size(x) + _size(y) + expected.abs()))
 
 
@@ -553,18 +555,28 @@ def _size(x: Tensor, batch_dim: int = 1) -> Tensor:
 
 
 def _tangent_basis(x: Tensor, constraint) -> Tensor:
-    """Orthonormal columns (batch, n, k) that span the tangent space at x, in double precision."""
+    """Columns (batch, n, k), orthonormal as vectors of ℝⁿ, that span the tangent space at x, in double precision."""
     x = x.double()
     eye = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
     if not isinstance(constraint, OnManifold):
         return eye
-    projector = constraint.manifold.proju(x.unsqueeze(1), eye)
+    projector = constraint.manifold.proju(x.unsqueeze(1), eye.unflatten(-1, x.shape[1:])).flatten(2)
     k = int(projector[0].diagonal().sum().round())
     return torch.linalg.svd(projector.mT)[0][..., :k]
 
 
+def _log_volume(x: Tensor, constraint) -> Tensor | float:
+    """log √det of the metric in that basis."""
+    if not isinstance(constraint, OnManifold):
+        return 0.0
+    x = x.double()
+    basis = _tangent_basis(x, constraint).mT.unflatten(-1, x.shape[1:])
+    gram = constraint.manifold.inner(x[:, None, None], basis[:, None], basis[:, :, None])
+    return 0.5 * torch.linalg.slogdet(gram)[1]
+
+
 def _jacobian(g: Callable, x: Tensor, context: Tensor | None, domain, codomain) -> Tensor:
-    """∂g/∂x (batch, n, n) between orthonormal bases of the tangent spaces, by autograd, in double precision."""
+    """∂g/∂x (batch, k, k) between such bases of the tangent spaces, by autograd, in double precision."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         y = g(x, context)[0]
@@ -649,8 +661,8 @@ def _assert_shape(what: str, f, x: Tensor, expected: tuple[int, ...]) -> None:
 
 
 def _assert_inside(what: str, f, x: Tensor, constraint) -> None:
-    ok = torch.isfinite(x).all(-1) if isinstance(constraint, OnManifold) else torch.isfinite(x)
-    ok = ok & constraint.check(x)
+    ok = constraint.check(x)
+    ok = ok & torch.isfinite(x).reshape(*ok.shape, -1).all(-1)
     if not ok.all():
         raise AssertionError(
             f"{what} of {_name(f)} lies off {constraint} or is not finite at {(~ok).sum()} of {ok.numel()}"
