@@ -80,7 +80,7 @@ def inverse_congruence(L: Tensor, X: Tensor) -> Tensor:
 def _factor(A: Tensor) -> Tensor:
     n = A.shape[-1]
     if n > 3:
-        (transposed,) = parallel(_transposed_factor, A.reshape(-1, n, n), least=2**16 // n**2)
+        (transposed,) = parallel(_transposed_factor, A.reshape(-1, n, n), least=2**17 // n**2)
         return transposed.mT.reshape(A.shape)
     L: list[list[Tensor]] = []
     for i in range(n):

@@ -140,7 +140,7 @@ def _series(N: Tensor, coefficients: list[float]) -> Tensor:
 def _inverse(L: Tensor) -> Tensor:
     n = L.shape[-1]
     if n > 3:
-        (transposed,) = parallel(_solve_for_transposed, L.reshape(-1, n, n), least=2**16 // n**2)
+        (transposed,) = parallel(_solve_for_transposed, L.reshape(-1, n, n), least=2**17 // n**2)
         return transposed.mT.reshape(L.shape)
     K: list[list[Tensor]] = []
     for i in range(n):
