@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowgroup import bijections, flows
-from flowgroup.manifolds import Sphere, constraints
+from flowgroup.manifolds import SPD, Manifold, Sphere, constraints
 
 Points = Callable[..., Tensor]
 """(number, dtype=…, device=…) → that many random events."""
@@ -36,6 +36,10 @@ def angles(*event: int) -> Points:
 
 def unit_vectors(size: int) -> Points:
     return lambda n, **like: F.normalize(torch.randn(n, size, **like), dim=-1)
+
+
+def on(manifold: Manifold) -> Points:
+    return lambda n, **like: manifold.random(n, *manifold.event_shape, **like)
 
 
 @dataclass(frozen=True)
@@ -258,6 +262,22 @@ TRANSFORMS = [
         angles(2),
         label="moebius",
     ),
+    *(
+        Entry(
+            flows.SPDChart,
+            lambda manifold=manifold, chart=chart: flows.SPDChart(manifold, chart),
+            on(manifold),
+            label=label,
+        )
+        for manifold, chart, label in (
+            (SPD(3), "log-euclidean", ""),
+            (SPD(3), "log-cholesky", "log-cholesky"),
+            (SPD(2, theta=0.5, alpha=2.0, beta=0.3), "log-cholesky", "deformed"),
+            (SPD(4, metric="log-cholesky"), "log-euclidean", "of-log-cholesky"),
+            (SPD(3, metric="log-euclidean"), "log-euclidean", "isometric"),
+            (SPD(2, metric="bures-wasserstein"), "log-cholesky", "of-bures-wasserstein"),
+        )
+    ),
     Entry(flows.Squeeze, flows.Squeeze, normal(2, 4, 2)),
     *without_and_with_context(
         flows.Sequential,
@@ -284,12 +304,18 @@ BASES = [
     _base(flows.MixtureNormal, 3, components=4, points=normal(3)),
     _base(flows.MixtureVonMisesFisher, 2, components=4, points=unit_vectors(3)),
     _base(flows.MultivariateNormal, 3, points=normal(3)),
+    _base(flows.RiemannianGaussian, SPD(3), scale=0.5, points=on(SPD(3))),
+    _base(flows.RiemannianGaussian, SPD(2), trainable=True, points=on(SPD(2)), label="trainable"),
+    _base(flows.RiemannianGaussian, SPD(2, metric="log-cholesky"), points=on(SPD(2)), label="flat"),
     _base(flows.SphereUniform, 2, points=unit_vectors(3)),
     _base(flows.TorusUniform, 2, points=angles(2)),
     _base(flows.VonMises, 2, concentration=2.0, points=angles(2)),
     _base(flows.VonMises, 2, trainable=True, points=angles(2), label="trainable"),
     _base(flows.VonMisesFisher, 2, concentration=2.0, points=unit_vectors(3)),
     _base(flows.VonMisesFisher, 3, trainable=True, points=unit_vectors(4), label="trainable"),
+    _base(flows.WrappedNormal, SPD(3), scale=0.5, points=on(SPD(3))),
+    _base(flows.WrappedNormal, SPD(2, metric="log-euclidean"), trainable=True, points=on(SPD(2)), label="trainable"),
+    _base(flows.WrappedNormal, Sphere(2), trainable=True, points=unit_vectors(3), label="sphere"),
 ]
 
 _SMALL = {"transforms": 2, "hidden_features": (16,)}
@@ -310,6 +336,8 @@ RECIPES = [
     *_recipe(flows.NSF, 3, bins=5, autoregressive=True, points=normal(3), label="autoregressive"),
     *_recipe(flows.NCSF, 3, bins=5, points=angles(3)),
     *_recipe(flows.NCSF, 3, bins=5, autoregressive=True, points=angles(3), label="autoregressive"),
+    *_recipe(flows.SPDFlow, 2, bins=5, points=on(SPD(2))),
+    *_recipe(flows.SPDFlow, 3, "log-euclidean", "log-cholesky", bins=5, points=on(SPD(3)), label="log-cholesky"),
     *_recipe(flows.SphereFlow, 2, bins=5, points=unit_vectors(3)),
     *_recipe(flows.SphereFlow, 1, transforms=1, bins=5, points=unit_vectors(2), label="circle"),
     *_recipe(flows.SphereFlow, 3, transforms=1, bins=3, circle="moebius", points=unit_vectors(4), label="moebius"),

@@ -14,7 +14,10 @@ every_base = pytest.mark.parametrize("entry", registry.BASES, ids=str)
 
 
 def permutation(base):
-    """It reverses the order of features, on the circle or sphere that the base lives on."""
+    """It reverses the order of features, on the circle or manifold that the base lives on."""
+    if len(base.event_shape) == 2:
+        chart = flows.SPDChart(base.support.manifold)
+        return flows.Sequential(chart, flows.Permutation(*chart.out_shape), chart.inv)
     curved = isinstance(base.support, constraints.Circle | constraints.OnManifold)
     return flows.Permutation(*base.event_shape, domain=base.support if curved else constraints.real)
 

@@ -141,6 +141,7 @@ def test_rsample_is_differentiable(manifold):
         (Torus(2), "manifold must be a Lie group on which the exponential map is a diffeomorphism"),
         (Product(Euclidean(2), SO3()), "manifold must be a Lie group on which"),
         (Product(Euclidean(2), Sphere(2)), "manifold must be a Lie group on which"),
+        (SPD(2, metric="bures-wasserstein"), "manifold must be a Lie group on which"),
     ],
 )
 def test_wrapped_normal_refuses_what_it_cannot_sum(manifold, message):
@@ -192,7 +193,7 @@ def test_normalizer_against_stored_values(n):
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 2.5])
 @pytest.mark.parametrize("n", [2, 3])
 def test_normalizer_against_quadrature(n, sigma):
-    """ω ∫ Π 2 sinh(Δ/2) exp(−|r|²/2σ²) over gaps and mean of ascending r, ω the volume of the frames of eigenvectors."""
+    """ω ∫ Π 2 sinh(Δ/2) exp(−|r|²/2σ²) over gaps and mean of ascending r, ω the volume of the eigenframes."""
 
     def weight(gaps):
         r = np.concatenate(([0.0], np.cumsum(gaps)))

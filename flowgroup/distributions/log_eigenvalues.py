@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from flowgroup.linalg import unvech
-from flowgroup.manifolds.spd import _log_sinhc
+from flowgroup.manifolds.spd_matrices import half_differences, log_sinhc
 
 LARGEST = 32
 """The size of matrices up to which the normaliser was compared with arithmetic of many digits."""
@@ -137,7 +137,7 @@ def _log_acceptance(n: int, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """The logarithm of the rate, and the x at which log(sinh x/x) has its tangent; 0 for the other proposal."""
     ordered = log_pfaffian(n, sigma)
     x = torch.logspace(-1, 1, TANGENTS, dtype=sigma.dtype, device=sigma.device)
-    value, slope = _log_sinhc(x), _slope(x)
+    value, slope = log_sinhc(x), _slope(x)
     precision = 1 / sigma.square().unsqueeze(-1) - 0.5 * n * slope
     wider = precision > 0
     log_envelope = 0.5 * n * (n - 1) * (value - slope * x.square())
@@ -151,12 +151,11 @@ def _log_acceptance(n: int, sigma: Tensor) -> tuple[Tensor, Tensor]:
 
 def _propose(n: int, sigma: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
     """One r (..., n) for each σ (...), and whether it is accepted."""
-    i, j = torch.triu_indices(n, n, 1, device=sigma.device)
     log_u = torch.rand_like(sigma).log()
 
     ordered = _exponents(n, sigma) * sigma.square().unsqueeze(-1)
     ordered = ordered + sigma.unsqueeze(-1) * torch.randn_like(ordered)
-    gap = ordered[..., j] - ordered[..., i]
+    gap = 2 * half_differences(ordered)
     in_order = (gap > 0).all(-1) & (log_u < torch.where(gap > 0, -(-gap).expm1(), 1).log().sum(-1))
 
     x = torch.where(tangent > 0, tangent, 1).unsqueeze(-1)
@@ -166,8 +165,8 @@ def _propose(n: int, sigma: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
     wide = torch.linalg.eigvalsh(unvech(normal))
     mean = wide.mean(-1, keepdim=True)
     wide = width.unsqueeze(-1) * (wide - mean) + sigma.unsqueeze(-1) * mean
-    half_gap = 0.5 * (wide[..., j] - wide[..., i])
-    excess = _log_sinhc(half_gap) - _log_sinhc(x) - slope * (half_gap.square() - x.square())
+    half_gap = half_differences(wide)
+    excess = log_sinhc(half_gap) - log_sinhc(x) - slope * (half_gap.square() - x.square())
 
     first = tangent > 0
     return torch.where(first.unsqueeze(-1), wide, ordered), torch.where(first, log_u < excess.sum(-1), in_order)

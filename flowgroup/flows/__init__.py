@@ -26,10 +26,12 @@ from flowgroup.flows.bases import (
     MixtureNormal,
     MixtureVonMisesFisher,
     MultivariateNormal,
+    RiemannianGaussian,
     SphereUniform,
     TorusUniform,
     VonMises,
     VonMisesFisher,
+    WrappedNormal,
 )
 from flowgroup.flows.coupling import Coupling
 from flowgroup.flows.elementwise import Elementwise
@@ -37,6 +39,7 @@ from flowgroup.flows.flow import Flow, FlowDistribution
 from flowgroup.flows.image import MultiScale, PerPixel, Squeeze
 from flowgroup.flows.linear import GivensLinear, HouseholderLinear, LULinear, Permutation, QRLinear
 from flowgroup.flows.recipes import IAF, MAF, NCSF, NICE, NSF, Glow, RealNVP, SphereFlow
+from flowgroup.flows.spd import SPDChart, SPDFlow
 from flowgroup.flows.sphere import RecursiveSphere
 from flowgroup.flows.transform import Inverse, Sequential, Transform
 
@@ -80,6 +83,9 @@ __all__ = [
     "RationalQuadraticSpline",
     "RealNVP",
     "RecursiveSphere",
+    "RiemannianGaussian",
+    "SPDChart",
+    "SPDFlow",
     "Sequential",
     "Sigmoid",
     "Softplus",
@@ -92,4 +98,5 @@ __all__ = [
     "Transform",
     "VonMises",
     "VonMisesFisher",
+    "WrappedNormal",
 ]

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, transform_to
 from torch.distributions.constraints import Constraint
 
 from flowgroup import distributions
-from flowgroup.manifolds import Sphere
+from flowgroup.manifolds import Manifold, Sphere
 from flowgroup.manifolds.constraints import OnManifold
 
 
@@ -162,6 +162,36 @@ def VonMisesFisher(dim: int, concentration: float = 1.0, trainable: bool = False
     """
     loc, kappa = Sphere(dim).origin(), torch.tensor(float(concentration))
     return Base(distributions.VonMisesFisher, trainable, loc=loc, concentration=kappa)
+
+
+def WrappedNormal(manifold: Manifold, scale: float = 1.0, trainable: bool = False) -> Base:
+    """Wrapped normal on a manifold, starting from its origin and the covariance scale²·I.
+
+    Example:
+        >>> from flowgroup.manifolds import SPD
+        >>> WrappedNormal(SPD(2)).log_prob(torch.eye(2))
+        tensor(-2.7568)
+    """
+    scale_tril = float(scale) * torch.eye(manifold.dim)
+    make = partial(_on, distributions.WrappedNormal, manifold)
+    return Base(make, trainable, loc=manifold.origin(), scale_tril=scale_tril)
+
+
+def RiemannianGaussian(manifold: Manifold, scale: float = 1.0, trainable: bool = False) -> Base:
+    """Riemannian Gaussian on a manifold, starting from its origin and one scale > 0.
+
+    Example:
+        >>> from flowgroup.manifolds import SPD
+        >>> RiemannianGaussian(SPD(2)).log_prob(torch.eye(2))
+        tensor(-2.9262)
+    """
+    make = partial(_on, distributions.RiemannianGaussian, manifold)
+    return Base(make, trainable, loc=manifold.origin(), scale=torch.tensor(float(scale)))
+
+
+def _on(make: Callable[..., Distribution], manifold: Manifold, **arguments) -> Distribution:
+    """A distribution on a manifold."""
+    return make(manifold, **arguments)
 
 
 def Mixture(components: Base, trainable: bool = True) -> Base:
