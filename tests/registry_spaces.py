@@ -48,6 +48,7 @@ MANIFOLDS = [
     Space(lambda: SPD(3, "log-euclidean", beta=0.2)),
     Space(lambda: SPD(3, "log-cholesky")),
     Space(lambda: SPD(2, "log-cholesky", theta=0.5)),
+    Space(lambda: SPD(3, "bures-wasserstein")),
     Space(lambda: Correlation(3, "ecm")),
     Space(lambda: Correlation(4, "lecm")),
     Space(lambda: Correlation(3, "olm")),
@@ -73,8 +74,8 @@ GROUPS = [
     Space(lambda: SPD(2, "log-cholesky", theta=0.5), moves=(2, 2)),
     Space(lambda: Correlation(4, "ecm"), moves=(4, 4)),
     Space(lambda: Correlation(3, "lecm"), moves=(3, 3)),
-    Space(lambda: Correlation(4, "olm"), moves=(4, 4)),
-    Space(lambda: Correlation(3, "lsm"), moves=(3, 3)),
+    Space(lambda: Correlation(3, "olm"), moves=(3, 3)),
+    Space(lambda: Correlation(4, "lsm"), moves=(4, 4)),
     Space(lambda: Product(Euclidean(3), SO3()), moves=(12,)),
     Space(lambda: Product(SO2(), Torus(2)), moves=(6,)),
 ]

@@ -13,7 +13,7 @@ from flowgroup.manifolds.base import whole_shape
 from flowgroup.manifolds.pullback import Pullback
 from flowgroup.manifolds.spd_matrices import SPDMatrices, log_det_of_power
 
-TRANSPORT_STEPS = 4
+TRANSPORT_STEPS = 3
 """Steps of sixth order in which parallel transport follows a geodesic."""
 
 # Kahan and Li's symmetric composition of nine midpoint steps, of order six
@@ -81,29 +81,45 @@ class BuresWassersteinSPD(SPDMatrices):
         return half + half.mT
 
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """Parallel transport along the geodesic, an isometry to rounding whatever its own error.
+        """Parallel transport along the geodesic, an isometry to rounding or, of points far apart, to 1e-12.
 
-        A geodesic is AAᵀ for a line A(t) of factors; a vector YAᵀ + AYᵀ is parallel along it while AᵀY stays symmetric
-        and Y′ = AΩ, Ω skew. The midpoint rule keeps inner products of two such Y, AᵀY symmetric, and the way back. It
-        is taken `TRANSPORT_STEPS` times nine at a time, which makes it of order six.
+        Its error is about 1e-10 within nine tenths of the injectivity radius, and 2e-8 between points that `random`
+        gives.
+
+        A geodesic is AAᵀ for a line A(t) = A + tH of factors. A vector YAᵀ + AYᵀ is parallel along it while AᵀY stays
+        symmetric and Y′ = AΩ, Ω skew, which has no closed form. The midpoint rule, in a composition of order six with
+        9·`TRANSPORT_STEPS` steps, gives a linear map T that its reverse undoes; the isometry next to it,
+        T(T*T)^{−½} = T(3 − T*T)/2, is the result.
         """
         x, y, v = torch.broadcast_tensors(x, y, v)
         P = Spectrum(x)
         A, inverse = P.sqrt(), P.inv_sqrt()
-        X = inverse @ _excess(P, y) @ inverse
-        H = X @ A
-        Y = lyapunov(P, _symmetric(v)) @ A
-        # all equations for Ω at once: their matrices A(midpoint)ᵀ A(end), symmetric, do not depend on Y
-        times = torch.tensor(_TIMES, dtype=x.dtype, device=x.device)
-        starts, ends = times[:-1, None, None], times[1:, None, None]
-        line, slope = A.unsqueeze(-3), H.unsqueeze(-3)
-        middle, end = line + 0.5 * (starts + ends) * slope, line + ends * slope
+        H = inverse @ _excess(P, y)
+        # the equations for Ω, AᵀAΩ + ΩAᵀA = YᵀH − HᵀY, have matrices A(middle)ᵀA(end) when solved for a whole step
+        times = torch.tensor(_TIMES, dtype=x.dtype, device=x.device)[:, None, None]
+        middle, end = (A.unsqueeze(-3) + t * H.unsqueeze(-3) for t in (0.5 * (times[:-1] + times[1:]), times[1:]))
         gram = Spectrum(_symmetric(middle.mT @ end))
-        w, V = gram.eigenvalues, gram.eigenvectors
-        for i, (start, stop) in enumerate(itertools.pairwise(_TIMES)):
-            turn = Y.mT @ H
-            known = Spectrum.of(gram.matrix[..., i, :, :], w[..., i, :], V[..., i, :, :])
-            Y = Y + (stop - start) * middle[..., i, :, :] @ lyapunov(known, turn - turn.mT)
+        grams = [
+            Spectrum.of(*parts)
+            for parts in zip(gram.matrix.unbind(-3), gram.eigenvalues.unbind(-2), gram.eigenvectors.unbind(-3))
+        ]
+        steps = list(zip((b - a for a, b in itertools.pairwise(_TIMES)), middle.unbind(-3), grams))
+
+        def there(Y: Tensor) -> Tensor:
+            for h, M, gram in steps:
+                turn = Y.mT @ H
+                Y = Y + h * M @ lyapunov(gram, turn - turn.mT)
+            return Y
+
+        def adjoint(Y: Tensor) -> Tensor:
+            for h, M, gram in reversed(steps):
+                turn = M.mT @ Y
+                Y = Y - h * H @ lyapunov(gram, turn - turn.mT)
+            half = Y @ A
+            return lyapunov(P, half + half.mT) @ A
+
+        Y = lyapunov(P, _symmetric(v)) @ A
+        Y = there(1.5 * Y - 0.5 * adjoint(there(Y)))
         half = Y @ (A + H).mT
         return half + half.mT
 
