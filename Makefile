@@ -1,4 +1,4 @@
-# make demo     install, fit a flow to real data, print the table and draw the picture
+# make demo     install, fit flows and train SPD networks on real data, print the tables and draw the pictures
 # make test     install, run the whole test suite
 # make lint | doctest | docs | bench
 
@@ -10,6 +10,7 @@ INSTALLED := .venv/installed
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/density_estimation.py
+	$(BIN)/python examples/spd_classification.py
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

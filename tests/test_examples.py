@@ -1,18 +1,23 @@
 """The examples run, and show what they promise."""
 
 import importlib.util
+import sys
 from pathlib import Path
+from statistics import fmean
 
 import matplotlib.image
+import numpy as np
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture
-def example(request):
+def example(request, monkeypatch):
     spec = importlib.util.spec_from_file_location(request.param, EXAMPLES / f"{request.param}.py")
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, request.param, module)  # where dataclasses look for the types of their fields
     spec.loader.exec_module(module)
     return module
 
@@ -29,3 +34,88 @@ def test_density_estimation(example, tmp_path, capsys):
     assert f"| flow | {nll['flow']['moons']:.3f} ±" in capsys.readouterr().out
     picture = matplotlib.image.imread(path)
     assert picture.shape[0] > 500 and picture.shape[1] > 800 and picture.std() > 0.1
+
+
+SPD_EXAMPLE = pytest.mark.parametrize("example", ["spd_classification"], indirect=True)
+
+
+@SPD_EXAMPLE
+def test_spd_classification(example, tmp_path, capsys):
+    path = tmp_path / "new" / "picture.png"
+    scores = example.main(["--quick", "--output", str(path)])
+    accuracy = {method: fmean(s.accuracy) for method, s in scores.items()}
+
+    # one class of ten is right in 10 % of cases
+    assert accuracy["LieBN, affine-invariant"] > accuracy["no normalization"] + 10 > 30
+    assert sum(method.startswith("LieBN") for method in accuracy) == 5
+    assert all(accuracy[m] > accuracy["no normalization"] for m in accuracy if m.startswith("LieBN"))
+    assert f"| LieBN, log-Cholesky | {accuracy['LieBN, log-Cholesky']:.1f} ±" in capsys.readouterr().out
+    picture = matplotlib.image.imread(path)
+    assert picture.shape[0] > 500 and picture.shape[1] > 800 and picture.std() > 0.1
+
+
+@SPD_EXAMPLE
+def test_spd_data_from_files(example, tmp_path):
+    x = np.random.default_rng(0).normal(size=(2, 20, 3, 50)).astype(np.float32)
+    y = np.tile(np.repeat([4, 7], 10), (2, 1))
+    session = np.tile([0, 1, 2, 3, 4], 4)
+    covariances = np.stack([np.cov(signals) for signals in x.reshape(-1, 3, 50)]).reshape(2, 20, 3, 3)
+    i, j = np.triu_indices(3)
+
+    def tasks(**arrays):
+        np.savez(tmp_path / "data.npz", **arrays)
+        return example.from_file(tmp_path / "data.npz")
+
+    by_session = tasks(covariances=covariances, y=y, session=session)
+    assert len(by_session) == 2
+    for task, X in zip(by_session, torch.tensor(covariances, dtype=torch.float32)):
+        for rows, which in zip(task, ((0, 1, 2), (3,), (4,))):
+            torch.testing.assert_close(rows.X, X[np.isin(session, which)])
+            assert rows.y.tolist() == (y[0][np.isin(session, which)] == 7).astype(int).tolist()
+
+    # the same matrices in other forms: triangles, rows of named subjects, and, but for shrinkage, signals
+    flat = covariances.reshape(40, 3, 3)
+    others = [
+        tasks(cov_triu=covariances[:, :, i, j], label=y, session=session),
+        tasks(covariances=flat, y=y.ravel(), subject=np.repeat([8, 9], 20), session=np.tile(session, 2)),
+        tasks(x=x, y=y, session=session),
+    ]
+    for other, tolerance in zip(others, (0, 0, 2e-3)):
+        for task, same in zip(by_session, other):
+            for rows, again in zip(task, same):
+                torch.testing.assert_close(again.X, rows.X, rtol=0, atol=2 * tolerance)
+                assert (again.y == rows.y).all()
+
+    # a split that has nothing to choose by gives a fifth of what there is to train on
+    task = tasks(covariances=flat, y=y.ravel(), split=np.repeat([0, 2], [25, 15]))[0]
+    assert len(task.train.y) + len(task.validation.y) == 25 and len(task.test.y) == 15
+    assert {len(rows.y) for rows in tasks(covariances=flat, y=y.ravel())[0]} == {24, 8}
+
+
+@SPD_EXAMPLE
+def test_spd_filter_bank_keeps_its_bands(example):
+    t = torch.arange(500) / 125
+    x = torch.sin(2 * torch.pi * 10.0 * t) + 3 * torch.cos(2 * torch.pi * 7.0 * t)
+    near_10, near_7 = example.filter_bank(x[None, None], sampling=125.0, bands=(10.0, 7.0))[0][:, 100:400]
+    torch.testing.assert_close(near_10, torch.sin(2 * torch.pi * 10.0 * t)[100:400], rtol=0, atol=0.02)
+    torch.testing.assert_close(near_7, 3 * torch.cos(2 * torch.pi * 7.0 * t)[100:400], rtol=0, atol=0.02)
+
+
+@SPD_EXAMPLE
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"y": np.zeros(5)}, "must hold covariances or cov_triu or x"),
+        ({"covariances": np.tile(np.eye(3), (5, 1, 1))}, "must hold y or label"),
+        ({"covariances": np.tile(np.eye(3), (5, 1, 1)), "y": np.zeros(4)}, "do not fit"),
+        ({"covariances": np.tile(np.diag([1.0, -1.0]), (9, 1, 1)), "y": np.arange(9)}, "positive definite"),
+        ({"cov_triu": np.ones((9, 5)), "y": np.arange(9)}, "n\\(n\\+1\\)/2"),
+        ({"covariances": np.tile(np.eye(3), (9, 1, 1)), "y": np.arange(9), "split": np.arange(9)}, "split"),
+        ({"covariances": np.tile(np.eye(3), (9, 1, 1)), "y": np.arange(9), "session": np.zeros(9)}, "to train"),
+        ({"covariances": np.tile(np.eye(3), (9, 1, 1)), "y": np.arange(9), "session": np.zeros(3)}, "session"),
+    ],
+)
+def test_spd_data_that_do_not_fit(example, tmp_path, arrays, message):
+    np.savez(tmp_path / "data.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        example.from_file(tmp_path / "data.npz")

@@ -1,0 +1,56 @@
+"""Accuracy of SPDNet on UAV-Human and MAMEM-SSVEP-II without normalization and with each of the example's.
+
+Every method has the same network, the same initial weights and batches for the same seed, the same number of epochs,
+and the learning rate that did best on the validation rows with seed 0. Test rows are looked at once.
+
+python benchmarks/spd_accuracy.py [--data DIR] [--seeds N]
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+from _tables import header, load, mean_se, parser, table
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+import spd_classification as example
+
+
+def mamem(folder: Path) -> tuple[list[example.Task], dict]:
+    """EEG under flicker, seven subjects: 8 channels in bands about the five frequencies, matrices 40×40."""
+    bands = load(folder, "mamem2_ssvep.npz")["stim_hz"].tolist()
+    tasks = example.from_file(folder / "mamem2_ssvep.npz", sampling=125.0, bands=bands)
+    return tasks, dict(sizes=(12,), epochs=30, batch_size=50, lrs=(0.003, 0.01, 0.03))
+
+
+def uav_human(folder: Path) -> tuple[list[example.Task], dict]:
+    """Actions by the covariance of 17 joints over time, matrices 51×51."""
+    load(folder, "uav_human_cov.npz")
+    tasks = example.from_file(folder / "uav_human_cov.npz")
+    return tasks, dict(sizes=(16,), epochs=30, batch_size=64, lrs=(0.01, 0.03, 0.1))
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0], picture=False).parse_args()
+    torch.set_num_threads(1)
+    columns = ("method", "learning rate", "accuracy, %", "above no normalization", "seconds an epoch")
+    text = [header()]
+    for study in (mamem, uav_human):
+        tasks, settings = study(arguments.data)
+        print(study.__name__, settings, flush=True)
+        scores = example.compare(tasks, seeds=arguments.seeds, **settings)
+        plain = next(iter(scores.values())).accuracy
+        rows = []
+        for name, s in scores.items():
+            gain = [a - b for a, b in zip(s.accuracy, plain)]
+            above = "" if s.accuracy is plain else mean_se(gain)
+            rows.append((name, f"{s.lr:g}", mean_se(s.accuracy), above, f"{statistics.fmean(s.seconds):.3f}"))
+        text += [study.__name__, table(columns, rows)]
+    print("\n\n".join(["", *text]))
+
+
+if __name__ == "__main__":
+    main()
