@@ -75,18 +75,26 @@ class ScalarFunction(NamedTuple):
         return a - b <= NEAR * scale
 
 
-def _over_gap(numerator: Tensor, a: Tensor, b: Tensor, limit: Tensor) -> Tensor:
-    """numerator/(a − b), which is `limit` at a = b."""
-    equal = a == b
-    return torch.where(equal, limit, numerator / torch.where(equal, 1, a - b))
+def _above_zero(x: Tensor) -> Tensor:
+    """x ≥ 0, and ε² for anything smaller: there f(x)/x has its limit at 0 to all digits, without a branch."""
+    return x.clamp(min=torch.finfo(x.dtype).eps ** 2)
+
+
+def _log_difference(a: Tensor, b: Tensor) -> Tensor:
+    x = _above_zero((a - b) / b)  # a − b has no rounding where a ≈ b, so nothing cancels
+    return torch.log1p(x) / (x * b)
+
+
+def _exp_difference(a: Tensor, b: Tensor) -> Tensor:
+    x = -_above_zero(a - b)
+    return torch.expm1(x) / x * a.exp()
 
 
 LOG = ScalarFunction(
     torch.log,
     torch.reciprocal,
     lambda x: -1 / (x * x),
-    # a − b has no rounding where a ≈ b, so nothing cancels
-    lambda a, b: _over_gap(torch.log1p((a - b) / b), a, b, 1 / a),
+    _log_difference,
     "positive",
 )
 
@@ -94,7 +102,7 @@ EXP = ScalarFunction(
     torch.exp,
     torch.exp,
     torch.exp,
-    lambda a, b: a.exp() * _over_gap(-torch.expm1(b - a), a, b, torch.ones_like(a)),
+    _exp_difference,
     scale=torch.ones_like,
 )
 
@@ -138,11 +146,12 @@ def power(p: float) -> ScalarFunction:
         return known[float(p)]
 
     def difference(a: Tensor, b: Tensor) -> Tensor:
-        delta = torch.log1p((a - b) / b)
+        x = _above_zero((a - b) / b)
+        delta = torch.log1p(x)
         # from the end where the power is larger, so that nothing overflows before the result does
         if p >= 0:
-            return a ** (p - 1) * _over_gap(-torch.expm1(-p * delta) * a, a, b, torch.full_like(a, p))
-        return _over_gap(torch.expm1(p * delta) * b**p, a, b, p * a ** (p - 1))
+            return a ** (p - 1) * (-torch.expm1(-p * delta) * (a / (x * b)))
+        return torch.expm1(p * delta) * b**p / (x * b)
 
     return ScalarFunction(
         lambda x: x**p,
@@ -162,8 +171,9 @@ def rectifier(threshold: float) -> ScalarFunction:
     """
 
     def difference(a: Tensor, b: Tensor) -> Tensor:
-        rise = _over_gap((a - threshold).clamp(min=0), a, b, (a > threshold).to(a.dtype))
-        return torch.where(b > threshold, 1, rise)
+        equal = a == b
+        rise = (a.clamp(min=threshold) - b.clamp(min=threshold)) / torch.where(equal, 1, a - b)
+        return torch.where(equal, (a > threshold).to(a.dtype), rise)
 
     return ScalarFunction(
         lambda x: x.clamp(min=threshold), lambda x: (x > threshold).to(x.dtype), torch.zeros_like, difference
