@@ -3,12 +3,11 @@
 Every method has the same network, the same initial weights and batches for the same seed, the same number of epochs,
 and the learning rate that did best on the validation rows with seed 0. Test rows are looked at once.
 
-python benchmarks/spd_accuracy.py [--data DIR] [--seeds N]
+python benchmarks/spd_accuracy.py [mamem] [uav_human] [--data DIR] [--seeds N]
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
 from pathlib import Path
 
@@ -33,23 +32,26 @@ def uav_human(folder: Path) -> tuple[list[example.Task], dict]:
     return tasks, dict(sizes=(16,), epochs=30, batch_size=64, lrs=(0.01, 0.03, 0.1))
 
 
+STUDIES = {"mamem": mamem, "uav_human": uav_human}
+
+
 def main() -> None:
-    arguments = parser(__doc__.splitlines()[0], picture=False).parse_args()
+    p = parser(__doc__.splitlines()[0], picture=False)
+    p.add_argument("studies", nargs="*", metavar="STUDY", help="mamem and uav_human (default both)")
+    arguments = p.parse_args()
     torch.set_num_threads(1)
+    print(header())
     columns = ("method", "learning rate", "accuracy, %", "above no normalization", "seconds an epoch")
-    text = [header()]
-    for study in (mamem, uav_human):
-        tasks, settings = study(arguments.data)
-        print(study.__name__, settings, flush=True)
+    for name in arguments.studies or STUDIES:
+        tasks, settings = STUDIES[name](arguments.data)
+        print(f"\n{name}, {settings}\n", flush=True)
         scores = example.compare(tasks, seeds=arguments.seeds, **settings)
         plain = next(iter(scores.values())).accuracy
         rows = []
-        for name, s in scores.items():
-            gain = [a - b for a, b in zip(s.accuracy, plain)]
-            above = "" if s.accuracy is plain else mean_se(gain)
-            rows.append((name, f"{s.lr:g}", mean_se(s.accuracy), above, f"{statistics.fmean(s.seconds):.3f}"))
-        text += [study.__name__, table(columns, rows)]
-    print("\n\n".join(["", *text]))
+        for method, s in scores.items():
+            gain = "" if s.accuracy is plain else mean_se([a - b for a, b in zip(s.accuracy, plain)])
+            rows.append((method, f"{s.lr:g}", mean_se(s.accuracy), gain, f"{min(s.seconds):.3f}"))
+        print(f"\n{table(columns, rows)}", flush=True)
 
 
 if __name__ == "__main__":
