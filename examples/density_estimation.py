@@ -1,6 +1,6 @@
 """Fit flows to two data sets, compare held-out likelihoods with other estimators, and draw data beside samples.
 
-    python examples/density_estimation.py            # about two minutes
+    python examples/density_estimation.py            # little more than a minute
     python examples/density_estimation.py --quick    # a few seconds, to see that everything works
 
 The data are two moons in the plane, whose true density is known, and scikit-learn's 1797 images of handwritten digits.
@@ -172,7 +172,7 @@ def picture(path: Path, plane: flows.Flow, points: Tensor, images: flows.Flow, l
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, Tensor]]:
     """Run it all; log-densities of the test sets, by method and data set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=100, help="passes over the training data (default: 100)")
+    parser.add_argument("--epochs", type=int, default=75, help="passes over the training data (default: 75)")
     parser.add_argument("--seed", type=int, default=0, help="of initial weights and training (default: 0)")
     parser.add_argument("--output", type=Path, default=Path("output/density_estimation.png"), help="the picture")
     parser.add_argument("--quick", action="store_true", help="a few epochs only")
