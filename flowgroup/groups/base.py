@@ -104,14 +104,14 @@ class LieGroup(Group, Manifold):
         """g⁻¹h, the translation that takes g to the identity."""
         return self.compose(self.inverse(g), h)
 
-    def dilation(self, g: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def dilation(self, g: Tensor) -> tuple[Tensor, Callable[[Tensor | float], Tensor]]:
         """d²(e, g), and t ↦ exp_e(t·log_e g) in the sense of the metric; both from one decomposition of g.
 
         Args:
             g: elements (*batch, *event).
 
         Returns:
-            Squared distances of the batch shape, and a function of times that broadcast against it.
+            Squared distances of the batch shape, and a function of times: numbers, or tensors that broadcast against it.
 
         Example:
             >>> from flowgroup.groups import SO2
@@ -123,7 +123,7 @@ class LieGroup(Group, Manifold):
         """
         e = self.identity(*self.event_shape, dtype=g.dtype, device=g.device)
         u = self.logmap(e, g)
-        return self.inner(e, u), lambda t: self.expmap(e, self._over_event(t) * u)
+        return self.inner(e, u), lambda t: self.expmap(e, (self._over_event(t) if isinstance(t, Tensor) else t) * u)
 
     def adjoint(self, g: Tensor) -> Tensor:
         """Ad_g (..., dim, dim): g·exp(v)·g⁻¹ = exp(Ad_g v)."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from flowgroup._checks import check_square
 from flowgroup.linalg._parallel import parallel
-from flowgroup.linalg.triangular_functions import tril_inverse
+from flowgroup.linalg.triangular_functions import closed_form_pays, tril_inverse
 
 
 def cholesky(A: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def inverse_congruence(L: Tensor, X: Tensor) -> Tensor:
 
 def _factor(A: Tensor) -> Tensor:
     n = A.shape[-1]
-    if n > 3:
+    if not closed_form_pays(A):
         (transposed,) = parallel(_transposed_factor, A.reshape(-1, n, n), least=2**17 // n**2)
         return transposed.mT.reshape(A.shape)
     L: list[list[Tensor]] = []
@@ -103,7 +103,7 @@ def _transposed_factor(A: Tensor) -> tuple[Tensor]:
 def _pull_back(L: Tensor, grad: Tensor) -> Tensor:
     """The symmetric gradient in A of a gradient in L."""
     n = L.shape[-1]
-    if n > 3:
+    if not closed_form_pays(L):
         K = tril_inverse(L)
         half = K.mT @ _phi(0.5, L.mT @ grad) @ K
         return half + half.mT

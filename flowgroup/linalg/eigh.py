@@ -67,12 +67,19 @@ def _closed(A: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _lapack(A: Tensor) -> tuple[Tensor, Tensor]:
-    n, batch = A.shape[-1], A.shape[:-2]
+    n = A.shape[-1]
+    if values_readable(A) and A.device.type == "cpu" and A.sum().isfinite():
+        return _split(A)
     # LAPACK fails for the whole batch where one matrix is not finite: give it the identity, and take NaN after
     finite = torch.isfinite(A.tril()).all(-1, keepdim=True).all(-2, keepdim=True)
-    A = A.where(finite, torch.eye(n, dtype=A.dtype, device=A.device))
+    w, V = _split(A.where(finite, torch.eye(n, dtype=A.dtype, device=A.device)))
+    return w.where(finite[..., 0], torch.nan), V.where(finite, torch.nan)
+
+
+def _split(A: Tensor) -> tuple[Tensor, Tensor]:
+    n, batch = A.shape[-1], A.shape[:-2]
     w, V = parallel(torch.linalg.eigh, A.reshape(math.prod(batch), n, n), least=_WORK // max(n, 1) ** 3)
-    return w.view(*batch, n).where(finite[..., 0], torch.nan), V.view(*batch, n, n).where(finite, torch.nan)
+    return w.view(*batch, n), V.view(*batch, n, n)
 
 
 _WORK = 100_000  # batch·n³ of about half a millisecond, from where threads pay

@@ -27,7 +27,8 @@ class ScalarFunction(NamedTuple):
         value: f, element by element.
         derivative: f′.
         second_derivative: f″, for second derivatives of matrix functions.
-        difference: (a, b) ↦ f[a, b] for a ≥ b, accurate also where they are close; None: from f and f′.
+        difference: (a, b) ↦ f[a, b] for a ≥ b, accurate also where they are close; it may overwrite a and b. None:
+            from f and f′.
         domain: where f is smooth: everywhere, or for x > 0 with a limit at 0 ("nonnegative") or without ("positive").
         scale: x ↦ the length on which f varies near x; None: |x|.
     """
@@ -76,18 +77,21 @@ class ScalarFunction(NamedTuple):
 
 
 def _above_zero(x: Tensor) -> Tensor:
-    """x ≥ 0, and ε² for anything smaller: there f(x)/x has its limit at 0 to all digits, without a branch."""
-    return x.clamp(min=torch.finfo(x.dtype).eps ** 2)
+    """x ≥ 0 in place, and ε² for anything smaller: there f(x)/x has its limit at 0 to all digits, without a branch."""
+    return x.clamp_min_(torch.finfo(x.dtype).eps ** 2)
+
+
+# in place, because fresh memory costs more than arithmetic
 
 
 def _log_difference(a: Tensor, b: Tensor) -> Tensor:
-    x = _above_zero((a - b) / b)  # a − b has no rounding where a ≈ b, so nothing cancels
-    return torch.log1p(x) / (x * b)
+    x = _above_zero(a.sub_(b).div_(b))  # a − b has no rounding where a ≈ b, so nothing cancels
+    return torch.log1p(x).div_(x.mul_(b))
 
 
 def _exp_difference(a: Tensor, b: Tensor) -> Tensor:
-    x = -_above_zero(a - b)
-    return torch.expm1(x) / x * a.exp()
+    x = _above_zero(a - b).neg_()
+    return torch.expm1(x).div_(x).mul_(a.exp_())
 
 
 LOG = ScalarFunction(

@@ -198,8 +198,8 @@ def _value(w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
 def _derivative(H: Tensor, w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
     """Df(A)[(H + Hᵀ)/2]."""
     w = _smooth_part(w, function)
-    slopes = function.divided_difference(w.unsqueeze(-1), w.unsqueeze(-2))
-    return _conjugate(V, slopes * _conjugate(V.mT, _symmetric(H)))
+    H = _conjugate(V.mT, _symmetric(H))
+    return _conjugate(V, H.mul_(function.divided_difference(w.unsqueeze(-1), w.unsqueeze(-2))))
 
 
 def _second_derivative(H: Tensor, K: Tensor, w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
@@ -216,7 +216,7 @@ def _conjugate(V: Tensor, X: Tensor) -> Tensor:
 
 
 def _symmetric(X: Tensor) -> Tensor:
-    return 0.5 * (X + X.mT)
+    return torch.lerp(X, X.mT, 0.5)
 
 
 class _Value(torch.autograd.Function):

@@ -137,9 +137,14 @@ def _series(N: Tensor, coefficients: list[float]) -> Tensor:
     return total
 
 
+def closed_form_pays(A: Tensor) -> bool:
+    """Whether element-wise formulas for matrices (..., n, n) beat LAPACK: for small ones, when there are many."""
+    return A.shape[-1] <= 3 and (A.shape[:-2].numel() >= 128 or not values_readable(A))
+
+
 def _inverse(L: Tensor) -> Tensor:
     n = L.shape[-1]
-    if n > 3:
+    if not closed_form_pays(L):
         (transposed,) = parallel(_solve_for_transposed, L.reshape(-1, n, n), least=2**17 // n**2)
         return transposed.mT.reshape(L.shape)
     K: list[list[Tensor]] = []

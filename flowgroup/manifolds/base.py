@@ -173,13 +173,14 @@ class Manifold(geoopt.manifolds.base.Manifold):
             >>> Sphere(1).frechet_mean(torch.eye(2))
             tensor([0.7071, 0.7071])
         """
+        equal = weights is None and all_reduce is None
         x, weights, dim = self._mean_arguments(x, weights, dim, all_reduce)
         if steps is None and not (values_readable(x) and values_readable(weights)):
             raise ValueError(f"frechet_mean on {self} needs an integer for steps inside torch.compile and vmap")
         if steps is not None and steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         tol = 8 * torch.finfo(x.dtype).eps if tol is None else tol
-        return karcher_mean(self, x, weights, dim, steps, tol, all_reduce or _itself).squeeze(dim)
+        return karcher_mean(self, x, weights, dim, steps, tol, all_reduce or _itself, equal).squeeze(dim)
 
     def _mean_start(self, x: Tensor, average: Callable[[Tensor], Tensor]) -> Tensor:
         """Where the Karcher iteration starts: the arithmetic mean, projected.

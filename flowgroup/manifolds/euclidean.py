@@ -38,6 +38,12 @@ class Euclidean(LieGroup):
     def inverse(self, g: Tensor) -> Tensor:
         return -g
 
+    def left_divide(self, g: Tensor, h: Tensor) -> Tensor:
+        return h - g
+
+    def dilation(self, g: Tensor) -> tuple[Tensor, Callable[[Tensor | float], Tensor]]:
+        return (g * g).sum(-1), lambda t: (t.unsqueeze(-1) if isinstance(t, Tensor) else t) * g
+
     def act(self, g: Tensor, x: Tensor) -> Tensor:
         """g + x."""
         return g + x
@@ -86,6 +92,9 @@ class Euclidean(LieGroup):
         all_reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """The arithmetic mean; see `Manifold.frechet_mean`."""
+        equal = weights is None and all_reduce is None
         x, weights, dim = self._mean_arguments(x, weights, dim, all_reduce)
+        if equal:
+            return x.mean(dim)
         mean = (self._over_event(weights) * x).sum(dim)
         return mean if all_reduce is None else all_reduce(mean)

@@ -31,6 +31,7 @@ def karcher_mean(
     steps: int | None,
     tol: float,
     total: Callable[[Tensor], Tensor],
+    equal: bool,
 ) -> Tensor:
     """argmin_m Σᵢ wᵢ d²(m, xᵢ) by m ← exp_m(τ Σᵢ wᵢ log_m xᵢ); `Manifold.frechet_mean` says what it does.
 
@@ -43,18 +44,25 @@ def karcher_mean(
             the gradient being that of the equation Σᵢ wᵢ log_m xᵢ = 0 that the mean solves.
         tol: converged when the gradient is shorter than tol·(1 + root mean square distance).
         total: the sum of a tensor over processes.
+        equal: whether all weights are equal and there is one process, for which a sum takes less.
 
     Returns:
         Means, of the shape of `x` with size 1 at `dim`.
     """
+
+    def average(v: Tensor) -> Tensor:
+        if equal:
+            return v.mean(dim, keepdim=True)
+        return total((weights.reshape(weights.shape + (1,) * (v.dim() - weights.dim())) * v).sum(dim, keepdim=True))
+
     if steps is not None:
-        return _descend(manifold, x, weights, dim, steps, tol, total)[0]
+        return _descend(manifold, x, average, steps, tol)[0]
     with torch.no_grad():
-        mean, gradient, scale = _descend(manifold, x, weights, dim, None, tol, total)
+        mean, gradient, scale = _descend(manifold, x, average, None, tol)
         enough = max(tol, torch.finfo(x.dtype).eps ** 0.5)
         if (gradient > enough * scale).any():
             # on a group with curves that are not shortest the equation has a solution that is not the least cost
-            mean, gradient, scale = _descend(manifold, x, weights, dim, None, tol, total, start=mean, by_cost=False)
+            mean, gradient, scale = _descend(manifold, x, average, None, tol, start=mean, by_cost=False)
         if not (gradient <= enough * scale).all():
             warnings.warn(
                 f"frechet_mean on {manifold} did not converge: the gradient has norm {gradient.max().item():.3g}",
@@ -71,11 +79,9 @@ def karcher_mean(
 def _descend(
     manifold: Manifold,
     x: Tensor,
-    weights: Tensor,
-    dim: int,
+    average: Callable[[Tensor], Tensor],
     steps: int | None,
     tol: float,
-    total: Callable[[Tensor], Tensor],
     start: Tensor | None = None,
     by_cost: bool = True,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -84,10 +90,6 @@ def _descend(
     The step τ starts from 1 for every mean of a batch, is halved when the cost does not fall enough (or, not
     `by_cost`, when the gradient does not get shorter), and grows when progress is slow.
     """
-
-    def average(v: Tensor) -> Tensor:
-        return total((manifold._over_event(weights) * v).sum(dim, keepdim=True))
-
     mean = manifold._mean_start(x, average) if start is None else start
     for i in range(MEAN_ITERATIONS if steps is None else steps):
         log, exp, base = manifold._chart(mean)
@@ -96,7 +98,7 @@ def _descend(
         if steps == 1:
             return exp(gradient), None, None
         with torch.no_grad():  # costs and slopes are only compared
-            cost = 0.5 * total((weights * manifold.inner(base, tangent)).sum(dim, keepdim=True))
+            cost = 0.5 * average(manifold.inner(base, tangent))
             slope = manifold.inner(base, gradient)
         if i == 0:
             step, idle = torch.ones_like(cost), torch.zeros_like(cost)

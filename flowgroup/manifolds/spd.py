@@ -109,7 +109,7 @@ class AffineInvariantSPD(SPDMatrices, LieGroup):
         """L_g x, for column vectors x (..., n)."""
         return (cholesky(g) @ x.unsqueeze(-1)).squeeze(-1)
 
-    def dilation(self, g: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def dilation(self, g: Tensor) -> tuple[Tensor, Callable[[Tensor | float], Tensor]]:
         spectrum = Spectrum(g)
         return self._squared(spectrum.log()), spectrum.power
 
@@ -133,6 +133,11 @@ class AffineInvariantSPD(SPDMatrices, LieGroup):
         """L log(L⁻¹QL⁻ᵀ) Lᵀ."""
         L = cholesky(x)
         return congruence(L, logm(inverse_congruence(L, y)))
+
+    def geodesic(self, x: Tensor, y: Tensor, t: Tensor | float) -> Tensor:
+        """L (L⁻¹QL⁻ᵀ)ᵗ Lᵀ."""
+        L = cholesky(x)
+        return congruence(L, Spectrum(inverse_congruence(L, y)).power(t))
 
     def _chart(self, m: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]:
         L = cholesky(m)
@@ -158,6 +163,11 @@ class AffineInvariantSPD(SPDMatrices, LieGroup):
 
     proju = SPDMatrices.proju
     random = SPDMatrices.random
+
+    def log_volume_density(self, x: Tensor) -> Tensor:
+        """c − (n + 1) Σᵢ log Lᵢᵢ."""
+        at_identity = _log_volume_at_identity(self.n, self.alpha, self.beta)
+        return at_identity - (self.n + 1) * _log_diagonal(cholesky(x)).sum(-1)
 
     def exp(self, v: Tensor) -> Tensor:
         L = matrix_exp(self.hat(v))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -46,6 +47,9 @@ class SPDMatrices(Manifold):
         lift = (V * (floor - w).clamp(min=0).unsqueeze(-2)) @ V.mT
         y = spectrum.matrix + lift
         return 0.5 * (y + y.mT)
+
+    def _mean_start(self, x: Tensor, average: Callable[[Tensor], Tensor]) -> Tensor:
+        return average(x)
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """The symmetric part."""

@@ -112,22 +112,23 @@ class RiemannianBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x (*batch, *shape, *event)."""
         self._check(x)
-        y = self.space.to_model(x)
-        batch = y.shape[: y.dim() - len(self.shape) - self.space.model.ndim]
-        normal, updates = self._normalize(y.reshape(-1, *y.shape[len(batch) :]))
-        out = self.space.from_model(normal.reshape(y.shape))
-        for name, value in updates.items():
+        batch = x.shape[: x.dim() - len(self.shape) - self.space.ndim]
+        y, points = self._enter(x.reshape(-1, *x.shape[len(batch) :]))
+        out, means, rest = self._normalize(y, points)
+        out, means = self._leave(out, means)
+        for name, value in (means | rest).items():
             getattr(self, name).copy_(value)
-        return out
+        return out.reshape(x.shape)
 
-    def _normalize(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """x̃ and the new values of buffers, for y (n, *shape, *event of the model)."""
-        updates: dict[str, Tensor] = {}
+    def _normalize(self, y: Tensor, points: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """x̃, new means, and new values of other buffers, for y (n, *shape, *event) and points in the model."""
+        means: dict[str, Tensor] = {}
+        rest: dict[str, Tensor] = {}
         if self.training or not self.track_running_stats:
-            variance, dilate, updates = self._of_batch(y)
+            variance, dilate, means, rest = self._of_batch(y, points)
         else:
             variance = self.running_var
-            centred = self._subtract(self._enter(self.running_mean, y.dtype), y)
+            centred = self._subtract(points["running_mean"], y)
             dilate = self._dilation(centred)[1] if self.variance else lambda t: centred
         t = 1.0
         if self.variance:
@@ -135,29 +136,62 @@ class RiemannianBatchNorm(nn.Module):
             if self.log_scale is not None:
                 t = self.log_scale.to(y.dtype).exp() * t
         out = dilate(t)
-        return (out if self.bias is None else self._add(self._enter(self.bias, y.dtype), out)), updates
+        return (self._add(points["bias"], out) if "bias" in points else out), means, rest
 
-    def _of_batch(self, y: Tensor) -> tuple[Tensor | None, Callable[[Tensor], Tensor], dict[str, Tensor]]:
-        """The variance by which to scale, the dilation of the centred y, and the new values of buffers."""
+    def _of_batch(
+        self, y: Tensor, points: dict[str, Tensor]
+    ) -> tuple[Tensor | None, Callable[[Tensor], Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """The variance by which to scale, the dilation of the centred y, new means and other new values of buffers."""
         mean = self._mean(y)
         if not (self.training and self.track_running_stats):
-            return *self._spread(mean, y), {}
+            return *self._spread(mean, y), {}, {}
         count = self.num_batches_tracked + 1
-        updates = {"num_batches_tracked": count}
+        means, rest = {}, {"num_batches_tracked": count}
         centre = mean
         if self.training_momentum is not None:
             s = self.training_momentum(count)
-            centre, updates["training_mean"] = self._moved_mean("training_mean", s, mean)
+            centre = means["training_mean"] = self._moved_mean(points["training_mean"], s, mean)
         variance, dilate = self._spread(centre, y)
         with torch.no_grad():
             t = 1 / count if self.momentum is None else self.momentum
-            centre, updates["running_mean"] = self._moved_mean("running_mean", t, mean)
+            means["running_mean"] = self._moved_mean(points["running_mean"], t, mean)
             if self.variance:
-                about = variance if self.training_momentum is None else self._spread(centre, y)[0]
-                updates["running_var"] = self._moved_var("running_var", t, about)
+                about = variance
+                if self.training_momentum is not None:
+                    about = self._spread(means["running_mean"], y)[0]
+                rest["running_var"] = self._moved_var("running_var", t, about)
         if self.variance and self.training_momentum is not None:
-            variance = updates["training_var"] = self._moved_var("training_var", s, variance)
-        return variance, dilate, {name: value.detach() for name, value in updates.items()}
+            variance = rest["training_var"] = self._moved_var("training_var", s, variance)
+        return variance, dilate, means, {name: value.detach() for name, value in rest.items()}
+
+    def _enter(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """x (n, *shape, *event), and the parameters and buffers that are points, in the model.
+
+        They go there together: maps between few points cost as much as those between many.
+        """
+        names = [name for name in ("bias", *self._means()) if getattr(self, name) is not None]
+        # buffers are overwritten before a backward pass, so they are copied
+        points = [getattr(self, name).to(x.dtype, copy=name.endswith("_mean")) for name in names]
+        if self.space.model is self.space or not points:
+            return self.space.to_model(x), dict(zip(names, map(self.space.to_model, points)))
+        y = self.space.to_model(torch.cat([x, torch.stack(points)]))
+        y, points = y.tensor_split([len(x)])
+        return y, dict(zip(names, points.unbind(0)))
+
+    def _leave(self, out: Tensor, means: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """x̃ and new means as points of the space."""
+        new = [mean.detach() for mean in means.values()]
+        if self.space.model is self.space or not new:
+            return self.space.from_model(out), dict(zip(means, map(self.space.from_model, new)))
+        x = self.space.from_model(torch.cat([out, torch.stack(new)]))
+        x, new = x.tensor_split([len(out)])
+        return x, dict(zip(means, new.detach().unbind(0)))
+
+    def _means(self) -> tuple[str, ...]:
+        """The names of the running means that the forward pass reads."""
+        if not self.track_running_stats:
+            return ()
+        return ("running_mean", "training_mean") if self.training_momentum is not None else ("running_mean",)
 
     def _mean(self, y: Tensor) -> Tensor:
         """The mean of y over its first dimension and over all processes."""
@@ -175,12 +209,9 @@ class RiemannianBatchNorm(nn.Module):
         count = self._all_reduce(squared.new_full((), len(y)))
         return self._all_reduce(squared.sum(0)) / count, dilate
 
-    def _moved_mean(self, name: str, t: Tensor | float, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """The buffer moved along the geodesic to `mean` by the part t: as a point of the model, and of the space."""
-        start = self._enter(getattr(self, name).clone(), mean.dtype)  # the buffer is overwritten before a backward pass
-        t = torch.as_tensor(t, dtype=mean.dtype, device=mean.device)
-        moved = self._add(start, self._dilation(self._subtract(start, mean))[1](t))
-        return moved, self.space.from_model(moved)
+    def _moved_mean(self, start: Tensor, t: Tensor | float, mean: Tensor) -> Tensor:
+        """The point of the model on the geodesic from `start` to `mean` at the part t of the way."""
+        return self.space.model.geodesic(start, mean, t.to(mean) if isinstance(t, Tensor) else t)
 
     def _moved_var(self, name: str, t: Tensor | float, variance: Tensor) -> Tensor:
         """The buffer moved along the line to `variance` by the part t."""
@@ -228,10 +259,6 @@ class RiemannianBatchNorm(nn.Module):
         if dist.get_world_size(self.process_group) == 1:
             return None
         return lambda x: _AllReduce.apply(x, self.process_group)
-
-    def _enter(self, point: Tensor, dtype: torch.dtype) -> Tensor:
-        """A parameter or buffer in the model."""
-        return self.space.to_model(point.to(dtype))
 
     def _check(self, x: Tensor) -> None:
         check_event_shape("x", x, (*self.shape, *self.space.event_shape))
