@@ -312,9 +312,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Scores]:
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds (default: 3)")
     parser.add_argument("--epochs", type=int, default=8, help="passes over the training data (default: 8)")
     parser.add_argument("--batch", type=int, default=64, help="rows of a batch (default: 64)")
-    parser.add_argument(
-        "--lr", type=float, nargs="+", default=(0.1,), help="learning rates, to choose (default: 0.1)"
-    )
+    parser.add_argument("--lr", type=float, nargs="+", default=(0.1,), help="learning rates, to choose (default: 0.1)")
     parser.add_argument("--output", type=Path, default=Path("output/spd_classification.png"), help="the picture")
     parser.add_argument("--quick", action="store_true", help="two seeds, three epochs")
     options = parser.parse_args(arguments)
