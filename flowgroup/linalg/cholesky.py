@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flowgroup._checks import check_square
+from flowgroup._checks import check_square, values_readable
 from flowgroup.linalg._parallel import parallel
 from flowgroup.linalg.triangular_functions import closed_form_pays, tril_inverse
 
@@ -59,6 +59,19 @@ def congruence(L: Tensor, X: Tensor) -> Tensor:
     return L @ X @ L.mT
 
 
+def gram(L: Tensor) -> Tensor:
+    """L Lᵀ.
+
+    Example:
+        >>> gram(torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
+        tensor([[4., 2.],
+                [2., 2.]])
+    """
+    if torch.compiler.is_compiling():
+        return L @ L.mT
+    return _Gram.apply(L)
+
+
 def inverse_congruence(L: Tensor, X: Tensor) -> Tensor:
     """L⁻¹ X L⁻ᵀ for lower triangular L.
 
@@ -96,6 +109,8 @@ def _factor(A: Tensor) -> Tensor:
 def _transposed_factor(A: Tensor) -> tuple[Tensor]:
     """Lᵀ, which is how LAPACK leaves L in memory."""
     L, info = torch.linalg.cholesky_ex(A)
+    if values_readable(A) and A.device.type == "cpu" and not info.any():
+        return (L.mT,)
     zero = torch.zeros_like(info, dtype=A.dtype).masked_fill(info != 0, torch.nan)
     return (L.mT + zero[..., None, None],)
 
@@ -130,6 +145,23 @@ def _phi(scale: float, X: Tensor) -> Tensor:
     n = X.shape[-1]
     half = torch.full((n, n), 0.5 * scale, dtype=X.dtype, device=X.device)
     return X * (half.tril() + half.tril(-1))
+
+
+class _Gram(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(L: Tensor) -> Tensor:
+        return L @ L.mT
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (L,) = ctx.saved_tensors
+        return (grad + grad.mT) @ L  # one product where autograd takes two
 
 
 class _Cholesky(torch.autograd.Function):

@@ -149,21 +149,40 @@ def power(p: float) -> ScalarFunction:
     if float(p) in known:
         return known[float(p)]
 
-    def difference(a: Tensor, b: Tensor) -> Tensor:
-        x = _above_zero((a - b) / b)
-        delta = torch.log1p(x)
-        # from the end where the power is larger, so that nothing overflows before the result does
-        if p >= 0:
-            return a ** (p - 1) * (-torch.expm1(-p * delta) * (a / (x * b)))
-        return torch.expm1(p * delta) * b**p / (x * b)
-
     return ScalarFunction(
         lambda x: x**p,
         lambda x: p * x ** (p - 1),
         lambda x: p * (p - 1) * x ** (p - 2),
-        difference,
+        lambda a, b: power_difference(a, b, p),
         "nonnegative" if p > 0 else "positive",
     )
+
+
+def power_difference(a: Tensor, b: Tensor, p: float | Tensor) -> Tensor:
+    """f[a, b] of f(x) = xᵖ for a ≥ b, either of which may be overwritten; p broadcasts against them."""
+    x = _above_zero((a - b).div_(b))
+    delta = torch.log1p(x)
+    if not isinstance(p, Tensor) and p < 0:
+        # from the end where the power is larger, so that nothing overflows before the result does
+        return torch.expm1(delta.mul_(p)).mul_(b**p).div_(x.mul_(b))
+    power = a ** (p - 1)
+    return torch.expm1(delta.mul_(-p)).neg_().mul_(a.div_(x.mul_(b))).mul_(power)
+
+
+LOG_SQUARED = ScalarFunction(
+    lambda x: x.log().square(),
+    lambda x: 2 * x.log() / x,
+    lambda x: 2 * (1 - x.log()) / (x * x),
+    domain="positive",
+)
+
+LOG_SQUARED_SLOPE = ScalarFunction(
+    LOG_SQUARED.derivative,
+    LOG_SQUARED.second_derivative,
+    lambda x: (4 * x.log() - 6) / (x * x * x),
+    domain="positive",
+)
+"""The derivative of `LOG_SQUARED`."""
 
 
 def rectifier(threshold: float) -> ScalarFunction:

@@ -92,11 +92,23 @@ class Spectrum:
         """Aᵖ; a tensor p of the batch shape, or one that broadcasts against it, gets its gradient."""
         if not isinstance(p, Tensor):
             return self.matrix if p == 1 else self.apply(scalar_functions.power(p))
-        # exp(p·log A), whose eigenvectors are known: derivatives in p and of both together come from autograd
         p = p.to(self.eigenvalues)
-        scaled = p[..., None, None] * self.log()
-        w = p.detach()[..., None] * _above_noise(self.eigenvalues).log()
-        return Spectrum.of(scaled, w, self.eigenvectors.expand(scaled.shape)).exp()
+        batch = torch.broadcast_shapes(p.shape, self.matrix.shape[:-2])
+        A, w, V = (x.expand(*batch, *x.shape[k:]) for x, k in self._parts())
+        if torch.compiler.is_compiling():
+            return _power_by_log(A, p.expand(batch), w, V)
+        return _Power.apply(A, p.expand(batch), w, V)
+
+    def trace(self, function: ScalarFunction, derivative: ScalarFunction) -> Tensor:
+        """tr f(A) = Σ f(wᵢ), of the batch shape, for f and f′; its gradient is f′(A)."""
+        A, w, V = self.matrix, self.eigenvalues, self.eigenvectors
+        if torch.compiler.is_compiling():
+            return function.value(_smooth_part(self.values(), function)).sum(-1)
+        return _Trace.apply(A, w, V, function, derivative)
+
+    def _parts(self) -> tuple[tuple[Tensor, int], ...]:
+        """A, w and V, each with the place of its first event dimension."""
+        return (self.matrix, -2), (self.eigenvalues, -1), (self.eigenvectors, -2)
 
     def apply(self, function: ScalarFunction) -> Tensor:
         """V diag f(w) Vᵀ."""
@@ -235,6 +247,60 @@ class _Value(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         A, w, V = ctx.saved_tensors
         return _Derivative.apply(A, grad, w, V, ctx.function), None, None, None
+
+
+class _Trace(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(A: Tensor, w: Tensor, V: Tensor, function: ScalarFunction, derivative: ScalarFunction) -> Tensor:
+        return function.value(_smooth_part(w, function)).sum(-1)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        A, w, V, _, ctx.derivative = inputs
+        ctx.save_for_backward(A, w, V)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        A, w, V = ctx.saved_tensors
+        return grad[..., None, None] * _Value.apply(A, w, V, ctx.derivative), None, None, None, None
+
+
+def _power_by_log(A: Tensor, p: Tensor, w: Tensor, V: Tensor) -> Tensor:
+    """exp(p·log A), whose eigenvectors are known: all derivatives in p and A come from autograd."""
+    scaled = p[..., None, None] * Spectrum.of(A, w, V).log()
+    return Spectrum.of(scaled, p.detach()[..., None] * _above_noise(w).log(), V).exp()
+
+
+class _Power(torch.autograd.Function):
+    """(A, p) ↦ Aᵖ for p of the batch shape."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(A: Tensor, p: Tensor, w: Tensor, V: Tensor) -> Tensor:
+        return (V * (_above_noise(w) ** p.unsqueeze(-1)).unsqueeze(-2)) @ V.mT
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        A, p, w, V = ctx.saved_tensors
+        if torch.is_grad_enabled():  # second derivatives are wanted
+            _, pull = torch.func.vjp(lambda A, p: _power_by_log(A, p, w, V), A, p)
+            return *pull(grad), None, None
+        w, M = _above_noise(w), _conjugate(V.mT, _symmetric(grad))
+        in_p = (M.diagonal(dim1=-2, dim2=-1) * w ** p.unsqueeze(-1) * w.log()).sum(-1)
+        M.mul_(scalar_functions.power_difference(*_larger_and_smaller(w), p[..., None, None]))
+        return _conjugate(V, M), in_p, None, None
+
+
+def _larger_and_smaller(w: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = w.unsqueeze(-1), w.unsqueeze(-2)
+    return torch.maximum(a, b), torch.minimum(a, b)
 
 
 class _Eigenvalues(torch.autograd.Function):

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from flowgroup._checks import values_readable
+
 
 def vech(X: Tensor) -> Tensor:
     """The entries Xᵢⱼ, i ≥ j, row by row, those off the diagonal times √2: |vech X| = |X|, the Frobenius norm.
@@ -43,8 +45,7 @@ def tril_vector(L: Tensor) -> Tensor:
         >>> tril_vector(torch.tensor([[1.0, 9.0], [2.0, 3.0]]))
         tensor([1., 2., 3.])
     """
-    n = L.shape[-1]
-    return L.flatten(-2)[..., _entries(n, L.device)]
+    return take(L.flatten(-2), _entries(L.shape[-1], L.device))
 
 
 def from_tril_vector(v: Tensor) -> Tensor:
@@ -56,8 +57,7 @@ def from_tril_vector(v: Tensor) -> Tensor:
                 [2., 3.]])
     """
     n = matrix_size(v)
-    flat = v.new_zeros(*v.shape[:-1], n * n)
-    return flat.index_copy(-1, _entries(n, v.device), v).unflatten(-1, (n, n))
+    return put(v, _entries(n, v.device), n * n).unflatten(-1, (n, n))
 
 
 def matrix_size(v: Tensor) -> int:
@@ -77,3 +77,65 @@ def _scale(n: int, like: Tensor, diagonal: float, off: float) -> Tensor:
 def _entries(n: int, device: torch.device) -> Tensor:
     i, j = torch.tril_indices(n, n, device=device)
     return i * n + j
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """The entries x[..., index], none of them twice.
+
+    Example:
+        >>> take(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2, 0]))
+        tensor([3., 1.])
+    """
+    if torch.compiler.is_compiling():  # where dynamo differentiates custom functions wrongly under nested vjps
+        return x[..., index]
+    return _Take.apply(x, index)
+
+
+def put(v: Tensor, index: Tensor, size: int) -> Tensor:
+    """Vectors (..., size) with the entries v at `index` and zeros elsewhere.
+
+    Example:
+        >>> put(torch.tensor([3.0, 1.0]), torch.tensor([2, 0]), 3)
+        tensor([1., 0., 3.])
+    """
+    if torch.compiler.is_compiling():
+        return v.new_zeros(*v.shape[:-1], size).index_copy(-1, index, v)
+    return _Put.apply(v, index, size)
+
+
+# autograd's own gradient of a gather accumulates, and takes twice the time
+class _Take(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, index: Tensor) -> Tensor:
+        return x.index_select(-1, index)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, index = inputs
+        ctx.save_for_backward(index)
+        ctx.size = x.shape[-1]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (index,) = ctx.saved_tensors
+        return _Put.apply(grad, index, ctx.size), None
+
+
+class _Put(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(v: Tensor, index: Tensor, size: int) -> Tensor:
+        zeros = v.new_zeros(*v.shape[:-1], size)
+        return zeros.index_copy_(-1, index, v) if values_readable(v) else zeros.index_copy(-1, index, v)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (index,) = ctx.saved_tensors
+        return _Take.apply(grad, index), None, None

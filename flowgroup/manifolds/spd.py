@@ -14,17 +14,16 @@ from flowgroup.groups.pullback import PullbackGroup
 from flowgroup.linalg import (
     Spectrum,
     expm,
-    from_tril_vector,
     logm,
     matrix_exp,
     powm,
     tril_log,
-    tril_vector,
     unvech,
     vech,
 )
-from flowgroup.linalg.cholesky import cholesky, congruence, inverse_congruence
-from flowgroup.linalg.scalar_functions import EXP, LOG
+from flowgroup.linalg.cholesky import cholesky, congruence, gram, inverse_congruence
+from flowgroup.linalg.scalar_functions import EXP, INV, LOG, LOG_SQUARED, LOG_SQUARED_SLOPE
+from flowgroup.linalg.vech import put, take
 from flowgroup.manifolds.base import Manifold, whole_shape
 from flowgroup.manifolds.bures_wasserstein import BuresWassersteinSPD, PowerBuresWassersteinSPD
 from flowgroup.manifolds.euclidean import Euclidean
@@ -111,7 +110,10 @@ class AffineInvariantSPD(SPDMatrices, LieGroup):
 
     def dilation(self, g: Tensor) -> tuple[Tensor, Callable[[Tensor | float], Tensor]]:
         spectrum = Spectrum(g)
-        return self._squared(spectrum.log()), spectrum.power
+        squared = self.alpha * spectrum.trace(LOG_SQUARED, LOG_SQUARED_SLOPE)
+        if self.beta:
+            squared = squared + self.beta * spectrum.trace(LOG, INV).square()
+        return squared, spectrum.power
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         squared = self._squared(logm(self.left_divide(x, y)))
@@ -303,15 +305,17 @@ class LogCholeskySPD(SPDMatrices, PullbackGroup):
         self.n, self.theta = n, theta
 
     def to_model(self, x: Tensor) -> Tensor:
-        v = tril_vector(cholesky(powm(x, self.theta)))
-        diagonal = self._diagonal(v)
-        return torch.where(diagonal, torch.where(diagonal, v, 1).log(), v) / self.theta
+        """log diag L, then the entries of L below it row by row, all over θ."""
+        L = cholesky(powm(x, self.theta))
+        v = torch.cat([L.diagonal(dim1=-2, dim2=-1).log(), take(L.flatten(-2), self._entries(x.device)[self.n :])], -1)
+        return v if self.theta == 1 else v / self.theta
 
     def from_model(self, y: Tensor) -> Tensor:
-        v = self.theta * y
-        diagonal = self._diagonal(v)
-        L = from_tril_vector(torch.where(diagonal, torch.where(diagonal, v, 0).exp(), v))
-        return powm(L @ L.mT, 1 / self.theta)
+        v = y if self.theta == 1 else self.theta * y
+        diagonal, below = v.split([self.n, self.dim - self.n], -1)
+        v = torch.cat([diagonal.exp(), below], -1)
+        L = put(v, self._entries(y.device), self.n**2).unflatten(-1, (self.n, self.n))
+        return powm(gram(L), 1 / self.theta)
 
     def extra_repr(self) -> str:
         return f"{self.n}" + ("" if self.theta == 1 else f", theta={self.theta:g}")
@@ -326,9 +330,10 @@ class LogCholeskySPD(SPDMatrices, PullbackGroup):
             return density
         return density + log_det_of_power(spectrum, self.theta) - self.dim * math.log(abs(self.theta))
 
-    def _diagonal(self, v: Tensor) -> Tensor:
-        i, j = torch.tril_indices(self.n, self.n, device=v.device)
-        return i == j
+    def _entries(self, device: torch.device) -> Tensor:
+        """Where the diagonal and the lower triangle are in a flattened matrix."""
+        i, j = torch.tril_indices(self.n, self.n, -1, device=device)
+        return torch.cat([torch.arange(self.n, device=device) * (self.n + 1), i * self.n + j])
 
 
 def _trace(X: Tensor) -> Tensor:

@@ -175,7 +175,7 @@ class RiemannianBatchNorm(nn.Module):
         if self.space.model is self.space or not points:
             return self.space.to_model(x), dict(zip(names, map(self.space.to_model, points)))
         y = self.space.to_model(torch.cat([x, torch.stack(points)]))
-        y, points = y.tensor_split([len(x)])
+        y, points = y.split([len(x), len(names)])
         return y, dict(zip(names, points.unbind(0)))
 
     def _leave(self, out: Tensor, means: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -184,7 +184,7 @@ class RiemannianBatchNorm(nn.Module):
         if self.space.model is self.space or not new:
             return self.space.from_model(out), dict(zip(means, map(self.space.from_model, new)))
         x = self.space.from_model(torch.cat([out, torch.stack(new)]))
-        x, new = x.tensor_split([len(out)])
+        x, new = x.split([len(out), len(means)])
         return x, dict(zip(means, new.detach().unbind(0)))
 
     def _means(self) -> tuple[str, ...]:
