@@ -12,8 +12,9 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/density_estimation.py
 	$(BIN)/python examples/spd_classification.py
 
+# one process a core, each with one thread: the laws are many small tests
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -111,7 +111,7 @@ class LieGroup(Group, Manifold):
             g: elements (*batch, *event).
 
         Returns:
-            Squared distances of the batch shape, and a function of times: numbers, or tensors that broadcast against it.
+            Squared distances of the batch shape, and a function of times: numbers, or tensors that broadcast to it.
 
         Example:
             >>> from flowgroup.groups import SO2

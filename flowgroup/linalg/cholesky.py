@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from flowgroup._checks import check_square, values_readable
+from flowgroup.linalg._function import Function
 from flowgroup.linalg._parallel import parallel
 from flowgroup.linalg.triangular_functions import closed_form_pays, tril_inverse
 
@@ -147,9 +148,7 @@ def _phi(scale: float, X: Tensor) -> Tensor:
     return X * (half.tril() + half.tril(-1))
 
 
-class _Gram(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Gram(Function):
     @staticmethod
     def forward(L: Tensor) -> Tensor:
         return L @ L.mT
@@ -164,9 +163,7 @@ class _Gram(torch.autograd.Function):
         return (grad + grad.mT) @ L  # one product where autograd takes two
 
 
-class _Cholesky(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Cholesky(Function):
     @staticmethod
     def forward(A: Tensor) -> Tensor:
         return _factor(A)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from flowgroup.linalg._function import Function
 
 
 def permute(x: Tensor, order: Tensor, inverse: Tensor, dim: int = -1) -> Tensor:
@@ -26,9 +27,7 @@ def permute(x: Tensor, order: Tensor, inverse: Tensor, dim: int = -1) -> Tensor:
     return _Permute.apply(x, order, inverse, dim)
 
 
-class _Permute(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Permute(Function):
     @staticmethod
     def forward(x: Tensor, order: Tensor, inverse: Tensor, dim: int) -> Tensor:
         return x.index_select(dim, order)

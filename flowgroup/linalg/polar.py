@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from flowgroup._checks import check_event_shape
+from flowgroup.linalg._function import Function
 from flowgroup.linalg.spectral import Spectrum
 from flowgroup.linalg.sylvester import lyapunov
 
@@ -69,9 +70,7 @@ def _svd(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return U.where(finite, torch.nan), sigma, Vh
 
 
-class _Rotation(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Rotation(Function):
     @staticmethod
     def forward(A: Tensor, R: Tensor, U: Tensor, sigma: Tensor) -> Tensor:
         return R.clone()

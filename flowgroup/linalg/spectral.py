@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flowgroup._checks import check_square
 from flowgroup.linalg import scalar_functions
+from flowgroup.linalg._function import Function
 from flowgroup.linalg.eigh import eigh
 from flowgroup.linalg.scalar_functions import EXP, INV, INV_SQRT, LOG, SQRT, ScalarFunction
 
@@ -231,9 +232,7 @@ def _symmetric(X: Tensor) -> Tensor:
     return torch.lerp(X, X.mT, 0.5)
 
 
-class _Value(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Value(Function):
     @staticmethod
     def forward(A: Tensor, w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
         return _value(w, V, function)
@@ -249,9 +248,7 @@ class _Value(torch.autograd.Function):
         return _Derivative.apply(A, grad, w, V, ctx.function), None, None, None
 
 
-class _Trace(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Trace(Function):
     @staticmethod
     def forward(A: Tensor, w: Tensor, V: Tensor, function: ScalarFunction, derivative: ScalarFunction) -> Tensor:
         return function.value(_smooth_part(w, function)).sum(-1)
@@ -273,10 +270,8 @@ def _power_by_log(A: Tensor, p: Tensor, w: Tensor, V: Tensor) -> Tensor:
     return Spectrum.of(scaled, p.detach()[..., None] * _above_noise(w).log(), V).exp()
 
 
-class _Power(torch.autograd.Function):
+class _Power(Function):
     """(A, p) ↦ Aᵖ for p of the batch shape."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(A: Tensor, p: Tensor, w: Tensor, V: Tensor) -> Tensor:
@@ -303,9 +298,7 @@ def _larger_and_smaller(w: Tensor) -> tuple[Tensor, Tensor]:
     return torch.maximum(a, b), torch.minimum(a, b)
 
 
-class _Eigenvalues(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Eigenvalues(Function):
     @staticmethod
     def forward(A: Tensor, w: Tensor, V: Tensor) -> Tensor:
         return w.clone()
@@ -321,10 +314,8 @@ class _Eigenvalues(torch.autograd.Function):
         return _FromEigenbasis.apply(A, grad, V), None, None
 
 
-class _FromEigenbasis(torch.autograd.Function):
+class _FromEigenbasis(Function):
     """(A, g) ↦ V diag(g) Vᵀ."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(A: Tensor, g: Tensor, V: Tensor) -> Tensor:
@@ -342,9 +333,7 @@ class _FromEigenbasis(torch.autograd.Function):
         return None, _conjugate(V.mT, grad).diagonal(dim1=-2, dim2=-1), None
 
 
-class _Derivative(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Derivative(Function):
     @staticmethod
     def forward(A: Tensor, H: Tensor, w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
         return _derivative(H, w, V, function)
@@ -362,9 +351,7 @@ class _Derivative(torch.autograd.Function):
         return in_A, _Derivative.apply(A, grad, w, V, ctx.function), None, None, None
 
 
-class _SecondDerivative(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _SecondDerivative(Function):
     @staticmethod
     def forward(A: Tensor, H: Tensor, K: Tensor, w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
         return _second_derivative(H, K, w, V, function)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from flowgroup._checks import check_event_shape
+from flowgroup.linalg._function import Function
 from flowgroup.linalg.spectral import Spectrum, _above_noise
 
 
@@ -80,9 +81,7 @@ def _solve(C: Tensor, a: Tensor, U: Tensor, b: Tensor, V: Tensor) -> Tensor:
     return U @ ((U.mT @ C @ V) / (a.unsqueeze(-1) + b.unsqueeze(-2))) @ V.mT
 
 
-class _Solution(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Solution(Function):
     @staticmethod
     def forward(A: Tensor, B: Tensor, C: Tensor, a: Tensor, U: Tensor, b: Tensor, V: Tensor) -> Tensor:
         return _solve(C, a, U, b, V)

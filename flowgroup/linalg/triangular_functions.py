@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowgroup._checks import check_square, values_readable
+from flowgroup.linalg._function import Function
 from flowgroup.linalg._parallel import parallel
 
 
@@ -164,9 +165,7 @@ def _solve_for_transposed(L: Tensor) -> tuple[Tensor]:
     return (torch.linalg.solve_triangular(L, eye, upper=False).mT,)
 
 
-class _Inverse(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Inverse(Function):
     @staticmethod
     def forward(L: Tensor) -> Tensor:
         return _inverse(L)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowgroup._checks import values_readable
+from flowgroup.linalg._function import Function
 
 
 def vech(X: Tensor) -> Tensor:
@@ -104,9 +105,7 @@ def put(v: Tensor, index: Tensor, size: int) -> Tensor:
 
 
 # autograd's own gradient of a gather accumulates, and takes twice the time
-class _Take(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Take(Function):
     @staticmethod
     def forward(x: Tensor, index: Tensor) -> Tensor:
         return x.index_select(-1, index)
@@ -123,9 +122,7 @@ class _Take(torch.autograd.Function):
         return _Put.apply(grad, index, ctx.size), None
 
 
-class _Put(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Put(Function):
     @staticmethod
     def forward(v: Tensor, index: Tensor, size: int) -> Tensor:
         zeros = v.new_zeros(*v.shape[:-1], size)

@@ -278,7 +278,7 @@ def assert_uniform(manifold: Manifold, dtype: torch.dtype = torch.float64, devic
 
 
 def assert_manifold_broadcasts(manifold: Manifold, dtype: torch.dtype = torch.float64, device=None) -> None:
-    """Every map of points gives the same one at a time, in batches that broadcast, under vmap and compiled in full.
+    """Every map of points gives the same singly, in batches that broadcast, under vmap and, in float64, compiled in full.
 
     Example:
         >>> from flowgroup.manifolds import Euclidean
@@ -296,14 +296,16 @@ def assert_manifold_broadcasts(manifold: Manifold, dtype: torch.dtype = torch.fl
             same = torch.stack([grid[i, i] for i in range(4)])
             _assert_close(f"{name} broadcast on {manifold}", same, expected)
         _assert_close(f"{name} under vmap on {manifold}", torch.func.vmap(f)(*arguments), expected)
-        _assert_close(f"{name} compiled on {manifold}", _compiled(f)(*arguments), expected)
+        if dtype == torch.float64:  # the graph is the same in every dtype
+            _assert_close(f"{name} compiled on {manifold}", _compiled(f)(*arguments), expected)
 
     def mean(x: Tensor) -> Tensor:
         return manifold.frechet_mean(x, steps=3)
 
     y = manifold.expmap(x[0], _tangents(manifold, x[:1].expand_as(x), radius=0.25))
     expected = mean(y)
-    _assert_close(f"frechet_mean compiled on {manifold}", _compiled(mean)(y), expected)
+    if dtype == torch.float64:
+        _assert_close(f"frechet_mean compiled on {manifold}", _compiled(mean)(y), expected)
     stack = torch.stack([y, y.flip(0)])
     _assert_close(f"frechet_mean under vmap on {manifold}", torch.func.vmap(mean)(stack)[0], expected)
 
