@@ -75,6 +75,8 @@ def region_covariances(images: Tensor) -> Tensor:
 def from_file(path: Path, sampling: float = 1.0, bands: Sequence[float] = ()) -> list[Task]:
     """The tasks of a file, one for each subject; its signals pass a filter bank, if there are bands.
 
+    Matrices are divided by one factor, which makes their mean log-determinant zero.
+
     Raises:
         ValueError: something is missing, of the wrong shape, or not positive definite.
     """
@@ -120,6 +122,8 @@ def from_file(path: Path, sampling: float = 1.0, bands: Sequence[float] = ()) ->
     why = SPD(X.shape[-1]).why_not(X)
     if why is not None:
         raise ValueError(f"{path}: {kind} must be positive definite, but {why}")
+    # so that units do not matter: the log-Cholesky metric sees them
+    X = X * (-torch.linalg.slogdet(X.double())[1].mean() / X.shape[-1]).exp().float()
     y = torch.as_tensor(np.unique(y, return_inverse=True)[1]).flatten()
     return [
         task(X[own], y[own], None if split is None else split[own]) for own in (subject == s for s in subject.unique())

@@ -61,14 +61,15 @@ def test_spd_data_from_files(example, tmp_path):
     session = np.tile([0, 1, 2, 3, 4], 4)
     covariances = np.stack([np.cov(signals) for signals in x.reshape(-1, 3, 50)]).reshape(2, 20, 3, 3)
     i, j = np.triu_indices(3)
+    unit = np.exp(np.log(np.linalg.eigvalsh(covariances)).mean())
 
     def tasks(**arrays):
         np.savez(tmp_path / "data.npz", **arrays)
         return example.from_file(tmp_path / "data.npz")
 
-    by_session = tasks(covariances=covariances, y=y, session=session)
+    by_session = tasks(covariances=1e-4 * covariances, y=y, session=session)
     assert len(by_session) == 2
-    for task, X in zip(by_session, torch.tensor(covariances, dtype=torch.float32)):
+    for task, X in zip(by_session, torch.tensor(covariances / unit, dtype=torch.float32)):
         for rows, which in zip(task, ((0, 1, 2), (3,), (4,))):
             torch.testing.assert_close(rows.X, X[np.isin(session, which)])
             assert rows.y.tolist() == (y[0][np.isin(session, which)] == 7).astype(int).tolist()
@@ -80,10 +81,10 @@ def test_spd_data_from_files(example, tmp_path):
         tasks(covariances=flat, y=y.ravel(), subject=np.repeat([8, 9], 20), session=np.tile(session, 2)),
         tasks(x=x, y=y, session=session),
     ]
-    for other, tolerance in zip(others, (0, 0, 2e-3)):
+    for other, tolerance in zip(others, (1e-6, 1e-6, 2e-3)):
         for task, same in zip(by_session, other):
             for rows, again in zip(task, same):
-                torch.testing.assert_close(again.X, rows.X, rtol=0, atol=2 * tolerance)
+                torch.testing.assert_close(again.X, rows.X, rtol=1e-5, atol=2 * tolerance)
                 assert (again.y == rows.y).all()
 
     # a split that has nothing to choose by gives a fifth of what there is to train on
