@@ -72,10 +72,11 @@ def region_covariances(images: Tensor) -> Tensor:
     return CovariancePooling(shrinkage=1e-3)(torch.stack(features, 1).flatten(2))
 
 
-def from_file(path: Path, sampling: float = 1.0, bands: Sequence[float] = ()) -> list[Task]:
+def from_file(path: Path, sampling: float = 1.0, bands: Sequence[float] = (), unit: bool = True) -> list[Task]:
     """The tasks of a file, one for each subject; its signals pass a filter bank, if there are bands.
 
-    Matrices are divided by one factor, which makes their mean log-determinant zero.
+    With `unit`, matrices are divided by one factor for all, which makes their mean log-determinant zero: units do not
+    matter then.
 
     Raises:
         ValueError: something is missing, of the wrong shape, or not positive definite.
@@ -122,8 +123,8 @@ def from_file(path: Path, sampling: float = 1.0, bands: Sequence[float] = ()) ->
     why = SPD(X.shape[-1]).why_not(X)
     if why is not None:
         raise ValueError(f"{path}: {kind} must be positive definite, but {why}")
-    # so that units do not matter: the log-Cholesky metric sees them
-    X = X * (-torch.linalg.slogdet(X.double())[1].mean() / X.shape[-1]).exp().float()
+    if unit:
+        X = X * (-torch.linalg.slogdet(X.double()).logabsdet.mean() / X.shape[-1]).exp().float()
     y = torch.as_tensor(np.unique(y, return_inverse=True)[1]).flatten()
     return [
         task(X[own], y[own], None if split is None else split[own]) for own in (subject == s for s in subject.unique())
