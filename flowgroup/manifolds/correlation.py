@@ -11,7 +11,17 @@ from torch.nn import functional
 
 from flowgroup._checks import positive_integer
 from flowgroup.groups.pullback import PullbackGroup
-from flowgroup.linalg import Spectrum, expm, from_tril_vector, logm, tril_vector, unvech, vech
+from flowgroup.linalg import (
+    Spectrum,
+    expm,
+    from_tril_vector,
+    logm,
+    tril_vector,
+    unitriangular_exp,
+    unitriangular_log,
+    unvech,
+    vech,
+)
 from flowgroup.linalg.cholesky import cholesky
 from flowgroup.linalg.scalar_functions import EXP, LOG
 from flowgroup.manifolds.euclidean import Euclidean
@@ -168,22 +178,10 @@ class LogEuclideanCholeskyCorrelation(CorrelationMatrices):
     """
 
     def to_model(self, x: Tensor) -> Tensor:
-        eye = torch.eye(self.n, dtype=x.dtype, device=x.device)
-        N = _unit_triangular(x) - eye
-        # N − N²/2 + N³/3 − …, by Horner's rule
-        total = torch.zeros_like(N)
-        for k in range(self.n - 1, 0, -1):
-            total = N @ (eye / k - total)
-        return _strict_vector(total)
+        return _strict_vector(unitriangular_log(_unit_triangular(x)))
 
     def from_model(self, y: Tensor) -> Tensor:
-        eye = torch.eye(self.n, dtype=y.dtype, device=y.device)
-        N = _from_strict_vector(y)
-        # 1 + N(1 + N/2(1 + N/3(…)))
-        total = eye.expand(N.shape)
-        for k in range(self.n - 1, 0, -1):
-            total = eye + N @ total / k
-        return _from_factor(total)
+        return _from_factor(unitriangular_exp(_from_strict_vector(y)))
 
 
 class OffLogCorrelation(CorrelationMatrices):
