@@ -130,7 +130,8 @@ def measure_means(args, synchronize):
             "spd_learn": lambda x=x: frechet_mean(x, max_iter=50, return_distances=False),
         }
         exact = manifold.frechet_mean(x)
-        errors = {k: manifold.dist(torch.as_tensor(f(), device=x.device).reshape(n, n), exact) for k, f in functions.items()}
+        means = {k: torch.as_tensor(f(), device=x.device).reshape(n, n) for k, f in functions.items()}
+        errors = {k: manifold.dist(mean, exact) for k, mean in means.items()}
         times = quickest(functions, args.rounds, synchronize)
         accuracy = ", ".join(f"{k} {e.item():.0e}" for k, e in errors.items())
         rows.append(["Karcher mean", *row(n, dtype, times, args), accuracy])

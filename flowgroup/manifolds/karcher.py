@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MEAN_ITERATIONS = 256
 """Most steps that an iterated Fréchet mean takes where none are asked for."""
 
-PATIENCE = 16
+PATIENCE = 32
 """Steps after which an iteration ends that has neither halved the gradient nor lowered the cost by a hundredth: what is
 left is rounding."""
 

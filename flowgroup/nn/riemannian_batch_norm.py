@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from flowgroup._checks import check_event_shape, check_finite, positive_integer, values_readable
+from flowgroup._checks import check_event_shape, positive_integer, values_readable
 from flowgroup.manifolds import Manifold
 from flowgroup.nn.precision import full_precision
 
@@ -117,7 +117,7 @@ class RiemannianBatchNorm(nn.Module):
         out, means, rest = self._normalize(y, points)
         out, means = self._leave(out, means)
         for name, value in (means | rest).items():
-            getattr(self, name).copy_(value)
+            getattr(self, name)[...] = value  # compiled, copy_ to a float64 buffer without dimensions is lost
         return out.reshape(x.shape)
 
     def _normalize(self, y: Tensor, points: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
@@ -263,7 +263,6 @@ class RiemannianBatchNorm(nn.Module):
     def _check(self, x: Tensor) -> None:
         check_event_shape("x", x, (*self.shape, *self.space.event_shape))
         if self.validate_args and values_readable(x):
-            check_finite("x", x)
             why = self.space.why_not(x)
             if why is not None:
                 raise ValueError(f"x must lie on {self.space}, but {why}")

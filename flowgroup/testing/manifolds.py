@@ -278,7 +278,7 @@ def assert_uniform(manifold: Manifold, dtype: torch.dtype = torch.float64, devic
 
 
 def assert_manifold_broadcasts(manifold: Manifold, dtype: torch.dtype = torch.float64, device=None) -> None:
-    """Every map of points gives the same singly, in batches that broadcast, under vmap and, in float64, compiled in full.
+    """Every map of points gives the same singly, in batches that broadcast, under vmap and (in float64) compiled.
 
     Example:
         >>> from flowgroup.manifolds import Euclidean
