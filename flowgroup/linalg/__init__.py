@@ -9,8 +9,9 @@ from flowgroup.linalg.nearest import nearest_frame, nearest_rotation
 from flowgroup.linalg.permute import permute
 from flowgroup.linalg.polar import polar
 from flowgroup.linalg.scalar_functions import ScalarFunction
-from flowgroup.linalg.spectral import Spectrum, expm, funm, invsqrtm, logm, powm, sqrtm
+from flowgroup.linalg.spectral import Spectrum, funm, invsqrtm, logm, powm, sqrtm
 from flowgroup.linalg.sylvester import lyapunov, sylvester
+from flowgroup.linalg.symmetric_exponential import expm
 from flowgroup.linalg.triangular import matvec, solve_triangular
 from flowgroup.linalg.triangular_functions import tril_inverse, tril_log, unitriangular_exp, unitriangular_log
 from flowgroup.linalg.vech import from_tril_vector, tril_vector, unvech, vech

@@ -138,16 +138,6 @@ def logm(A: Tensor) -> Tensor:
     return Spectrum(A).log()
 
 
-def expm(A: Tensor) -> Tensor:
-    """exp A of symmetric matrices (..., n, n).
-
-    Example:
-        >>> torch.allclose(expm(torch.zeros(3, 3)), torch.eye(3))
-        True
-    """
-    return Spectrum(A).exp()
-
-
 def sqrtm(A: Tensor) -> Tensor:
     """A^½ of symmetric positive-semidefinite matrices (..., n, n).
 
