@@ -34,7 +34,7 @@ def chart_by_scipy(P, chart):
         X = scipy.linalg.logm(P)
         return np.array([X[i, j] * (1 if i == j else math.sqrt(2)) for i in range(n) for j in range(i + 1)])
     L = scipy.linalg.cholesky(P, lower=True)
-    return np.array([math.log(L[i, i]) if i == j else L[i, j] for i in range(n) for j in range(i + 1)])
+    return np.array([*np.log(np.diag(L)), *(L[i, j] for i in range(n) for j in range(i))])
 
 
 @each_chart

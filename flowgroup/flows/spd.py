@@ -28,7 +28,7 @@ class SPDChart(Transform):
     | chart | φ(P) |
     |---|---|
     | log-euclidean | log P, the entries off the diagonal times √2 |
-    | log-cholesky | strict lower part of L plus log diag L, P = LLᵀ |
+    | log-cholesky | log diag L, then the strict lower part of L row by row, P = LLᵀ |
 
     Args:
         manifold: SPD matrices (n, n) under the metric whose volume densities refer to.
