@@ -20,6 +20,7 @@ def permute(x: Tensor, order: Tensor, inverse: Tensor, dim: int = -1) -> Tensor:
         dim: dimension of size n.
 
     Example:
+        >>> import torch
         >>> order = torch.tensor([2, 0, 1])
         >>> permute(torch.tensor([1.0, 2.0, 3.0]), order, order.argsort())
         tensor([3., 1., 2.])
