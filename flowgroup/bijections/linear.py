@@ -85,12 +85,12 @@ class QRLinear(Bijection):
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         M, b = _matrix_and_bias(promoted(params, x), self.features)
-        y = b - _reflect(_lower_directions(M), matvec(_upper(M), x))
+        y = b - reflect(_lower_directions(M), matvec(_upper(M), x))
         return y, _trace(M).expand(y.shape[:-1])
 
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         M, b = _matrix_and_bias(promoted(params, y), self.features)
-        x = _reflect(_lower_directions(M), b - y, transpose=True)
+        x = reflect(_lower_directions(M), b - y, transpose=True)
         x = solve_triangular(_upper(M), x, upper=True)
         return x, -_trace(M).expand(x.shape[:-1])
 
@@ -136,11 +136,11 @@ class HouseholderLinear(Bijection):
         return v / (v.square().sum(-2, keepdim=True) + torch.finfo(v.dtype).tiny).sqrt()
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        y = _reflect(self._directions(promoted(params, x)), x)
+        y = reflect(self._directions(promoted(params, x)), x)
         return y, y.new_zeros(()).expand(y.shape[:-1])
 
     def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        x = _reflect(self._directions(promoted(params, y)), y, transpose=True)
+        x = reflect(self._directions(promoted(params, y)), y, transpose=True)
         return x, x.new_zeros(()).expand(x.shape[:-1])
 
 
@@ -208,7 +208,7 @@ def _lower_directions(M: Tensor) -> Tensor:
     return V / V.square().sum(-2, keepdim=True).sqrt()
 
 
-def _reflect(V: Tensor, x: Tensor, transpose: bool = False) -> Tensor:
+def reflect(V: Tensor, x: Tensor, transpose: bool = False) -> Tensor:
     """H₁…H_k x, or H_k…H₁ x, for unit (or zero) columns of V (..., n, k), without a loop over them.
 
     H₁…H_k = I − V S⁻¹ Vᵀ with S upper triangular, ½ on its diagonal and VᵀV above it.

@@ -15,7 +15,7 @@ from flowgroup.distributions.log_eigenvalues import LARGEST, log_acceptance, log
 from flowgroup.groups.base import LieGroup
 from flowgroup.linalg import jvp
 from flowgroup.manifolds import Euclidean, Manifold
-from flowgroup.manifolds.spd import AffineInvariantSPD, _add_trace
+from flowgroup.manifolds.spd import AffineInvariantSPD, add_trace
 
 
 class RiemannianGaussian(Distribution):
@@ -132,7 +132,7 @@ class RiemannianGaussian(Distribution):
             return self.manifold.from_model(loc + scale.unsqueeze(-1) * noise)
         n, alpha, beta = model.n, model.alpha, model.beta
         U = sample_log(n, scale / math.sqrt(alpha))
-        U = _add_trace(U, (math.sqrt(alpha / (alpha + n * beta)) - 1) / n)
+        U = add_trace(U, (math.sqrt(alpha / (alpha + n * beta)) - 1) / n)
         return self.manifold.from_model(model._chart(loc)[1](U))
 
 

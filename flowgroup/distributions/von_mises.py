@@ -119,7 +119,7 @@ class VonMisesFisher(Distribution):
         q = sample_tan2(self.concentration, self.dim, shape[:-1]).to(self.loc.dtype).unsqueeze(-1)
         across = torch.randn((*shape[:-1], self.dim), dtype=q.dtype, device=q.device)
         across = across / torch.linalg.vector_norm(across, dim=-1, keepdim=True)
-        return _reflect(torch.cat(((1 - q) / (1 + q), 2 * q.sqrt() / (1 + q) * across), -1), self.loc)
+        return reflect(torch.cat(((1 - q) / (1 + q), 2 * q.sqrt() / (1 + q) * across), -1), self.loc)
 
     def log_prob(self, value: Tensor) -> Tensor:
         check_event_shape("value", value, self.event_shape)
@@ -130,7 +130,7 @@ class VonMisesFisher(Distribution):
         )
 
 
-def _reflect(x: Tensor, loc: Tensor) -> Tensor:
+def reflect(x: Tensor, loc: Tensor) -> Tensor:
     """The image of x under a rotation that takes (1, 0, …, 0) to the unit vector loc, up to a sign of the others."""
     # Householder, to loc or −loc, whichever is further: nothing cancels
     sign = torch.where(loc[..., :1] < 0, -1.0, 1.0).to(loc.dtype)

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, constraints
 from flowgroup._checks import check_event_shape
 from flowgroup.distributions._validate import may_validate
 from flowgroup.distributions.normal import MultivariateNormal
-from flowgroup.distributions.von_mises import _reflect
+from flowgroup.distributions.von_mises import reflect
 from flowgroup.groups import SO2, SO3
 from flowgroup.groups.base import LieGroup
 from flowgroup.manifolds import Manifold, Sphere, Torus
@@ -130,7 +130,7 @@ class Frame:
         u = self._log(self.to_model(x))
         if isinstance(self.manifold, LieGroup):
             return self.manifold.coordinates(self._at, u)
-        return _reflect(u, self._at)[..., 1:]
+        return reflect(u, self._at)[..., 1:]
 
     def log_abs_det_exp(self, v: Tensor) -> Tensor:
         """log|det d exp|, of the batch shape of v and of the points."""
@@ -139,7 +139,7 @@ class Frame:
     def _tangent(self, v: Tensor) -> Tensor:
         if isinstance(self.manifold, LieGroup):
             return self.manifold.tangent(self._at, v)
-        return _reflect(torch.nn.functional.pad(v, (1, 0)), self._at)
+        return reflect(torch.nn.functional.pad(v, (1, 0)), self._at)
 
 
 def _period(manifold: Manifold) -> float | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flowgroup.manifolds.constraints import wrap
-from flowgroup.manifolds.sphere import _asinc, _cos_sinc
+from flowgroup.manifolds.sphere import asinc, cos_sinc
 
 # q and −q are one rotation: where a function reads a rotation off a quaternion, both give the same
 
@@ -97,7 +97,7 @@ def rotation_vector_to_quaternion(v: Tensor) -> Tensor:
         >>> rotation_vector_to_quaternion(torch.tensor([0.0, 0.0, math.pi / 2]))
         tensor([0.7071, 0.0000, 0.0000, 0.7071])
     """
-    cos, sinc = _cos_sinc((v * v).sum(-1, keepdim=True) / 4)
+    cos, sinc = cos_sinc((v * v).sum(-1, keepdim=True) / 4)
     return torch.cat([cos, sinc * v / 2], -1)
 
 
@@ -121,7 +121,7 @@ def quaternion_to_rotation_vector(q: Tensor) -> Tensor:
     small = s2 < 0.01 * n2
     s = torch.where(small, 1, s2).sqrt()
     # half the angle over |u|; near 0 by the series of the arcsine of |u|/|q|
-    ratio = torch.where(small, _asinc(s2 / n2) / n2.sqrt(), torch.atan2(s, w) / s)
+    ratio = torch.where(small, asinc(s2 / n2) / n2.sqrt(), torch.atan2(s, w) / s)
     return 2 * ratio * u
 
 

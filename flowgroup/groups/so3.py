@@ -16,7 +16,7 @@ from flowgroup.groups.rotations import (
 )
 from flowgroup.linalg.nearest import nearest_rotation
 from flowgroup.manifolds.base import whole_shape
-from flowgroup.manifolds.sphere import Sphere, _cos_sinc
+from flowgroup.manifolds.sphere import Sphere, cos_sinc
 
 
 class SO3(MatrixLieGroup):
@@ -72,7 +72,7 @@ class SO3(MatrixLieGroup):
 
     def log_abs_det_exp(self, v: Tensor) -> Tensor:
         """2·log|sin(θ/2)/(θ/2)|, θ = |v|; see `LieGroup.log_abs_det_exp`."""
-        return 2 * _cos_sinc((v * v).sum(-1) / 4)[1].abs().log()
+        return 2 * cos_sinc((v * v).sum(-1) / 4)[1].abs().log()
 
     def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         """Twice the tangent part, as the dot product of coordinates is half the product of matrices."""
@@ -100,7 +100,7 @@ def left_jacobian(v: Tensor) -> Tensor:
     z = (v * v).sum(-1)[..., None, None]
     hat = cross_matrix(v)
     eye = torch.eye(3, dtype=v.dtype, device=v.device)
-    return eye + _cos_sinc(z / 4)[1] ** 2 / 2 * hat + _third(z) * (hat @ hat)
+    return eye + cos_sinc(z / 4)[1] ** 2 / 2 * hat + _third(z) * (hat @ hat)
 
 
 def cross(v: Tensor, w: Tensor) -> Tensor:
@@ -121,4 +121,4 @@ def _third(z: Tensor) -> Tensor:
     series = torch.ones_like(z)
     for c in (272, 210, 156, 110, 72, 42, 20):
         series = 1 - z / c * series
-    return torch.where(small, series / 6, (1 - _cos_sinc(z)[1]) / torch.where(small, 1, z))
+    return torch.where(small, series / 6, (1 - cos_sinc(z)[1]) / torch.where(small, 1, z))

@@ -182,7 +182,7 @@ def funm(A: Tensor, f: Callable[[Tensor], Tensor], derivative: Callable[[Tensor]
     return Spectrum(A).apply(scalar_functions.smooth(f, derivative))
 
 
-def _above_noise(w: Tensor) -> Tensor:
+def above_noise(w: Tensor) -> Tensor:
     """Eigenvalues (..., n), those below ε·max|w| raised to it."""
     info = torch.finfo(w.dtype)
     return torch.maximum(w, (info.eps * w.abs().amax(-1, keepdim=True)).clamp(min=info.tiny))
@@ -190,7 +190,7 @@ def _above_noise(w: Tensor) -> Tensor:
 
 def _smooth_part(w: Tensor, function: ScalarFunction) -> Tensor:
     """Eigenvalues where the derivatives of the function are taken."""
-    return w if function.domain == "real" else _above_noise(w)
+    return w if function.domain == "real" else above_noise(w)
 
 
 def _value(w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
@@ -257,7 +257,7 @@ class _Trace(Function):
 def _power_by_log(A: Tensor, p: Tensor, w: Tensor, V: Tensor) -> Tensor:
     """exp(p·log A), whose eigenvectors are known: all derivatives in p and A come from autograd."""
     scaled = p[..., None, None] * Spectrum.of(A, w, V).log()
-    return Spectrum.of(scaled, p.detach()[..., None] * _above_noise(w).log(), V).exp()
+    return Spectrum.of(scaled, p.detach()[..., None] * above_noise(w).log(), V).exp()
 
 
 class _Power(Function):
@@ -265,7 +265,7 @@ class _Power(Function):
 
     @staticmethod
     def forward(A: Tensor, p: Tensor, w: Tensor, V: Tensor) -> Tensor:
-        return (V * (_above_noise(w) ** p.unsqueeze(-1)).unsqueeze(-2)) @ V.mT
+        return (V * (above_noise(w) ** p.unsqueeze(-1)).unsqueeze(-2)) @ V.mT
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -277,7 +277,7 @@ class _Power(Function):
         if torch.is_grad_enabled():  # second derivatives are wanted
             _, pull = torch.func.vjp(lambda A, p: _power_by_log(A, p, w, V), A, p)
             return *pull(grad), None, None
-        w, M = _above_noise(w), _conjugate(V.mT, _symmetric(grad))
+        w, M = above_noise(w), _conjugate(V.mT, _symmetric(grad))
         in_p = (M.diagonal(dim1=-2, dim2=-1) * w ** p.unsqueeze(-1) * w.log()).sum(-1)
         M.mul_(scalar_functions.power_difference(*_larger_and_smaller(w), p[..., None, None]))
         return _conjugate(V, M), in_p, None, None

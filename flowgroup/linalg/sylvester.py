@@ -7,7 +7,7 @@ from torch import Tensor
 
 from flowgroup._checks import check_event_shape
 from flowgroup.linalg._function import Function
-from flowgroup.linalg.spectral import Spectrum, _above_noise
+from flowgroup.linalg.spectral import Spectrum, above_noise
 
 
 def lyapunov(A: Tensor | Spectrum, C: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def lyapunov(A: Tensor | Spectrum, C: Tensor) -> Tensor:
     spectrum = A if isinstance(A, Spectrum) else Spectrum(A)
     n = spectrum.matrix.shape[-1]
     check_event_shape("C", C, (n, n))
-    w = _above_noise(spectrum.eigenvalues)
+    w = above_noise(spectrum.eigenvalues)
     return _solution(spectrum.matrix, spectrum.matrix, C, w, spectrum.eigenvectors, w, spectrum.eigenvectors)
 
 

@@ -27,8 +27,7 @@ from flowgroup.linalg.vech import put, take
 from flowgroup.manifolds.base import Manifold, whole_shape
 from flowgroup.manifolds.bures_wasserstein import BuresWassersteinSPD, PowerBuresWassersteinSPD
 from flowgroup.manifolds.euclidean import Euclidean
-from flowgroup.manifolds.spd_matrices import SPDMatrices, half_differences, log_det_of_power
-from flowgroup.manifolds.spd_matrices import log_sinhc as _log_sinhc
+from flowgroup.manifolds.spd_matrices import SPDMatrices, half_differences, log_det_of_power, log_sinhc
 
 
 def SPD(  # noqa: N802
@@ -161,7 +160,7 @@ class AffineInvariantSPD(SPDMatrices, LieGroup):
     def log_abs_det_expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """Σᵢ<ⱼ log(sinh(δ/2)/(δ/2)), δ the differences of the eigenvalues of L⁻¹UL⁻ᵀ."""
         w = Spectrum(inverse_congruence(cholesky(x), u)).values()
-        return _log_sinhc(half_differences(w)).sum(-1)
+        return log_sinhc(half_differences(w)).sum(-1)
 
     proju = SPDMatrices.proju
     random = SPDMatrices.random
@@ -289,7 +288,7 @@ class LogEuclideanSPD(SPDMatrices, PullbackGroup):
         """c − ½(n + 1) log det P − Σᵢ<ⱼ log(sinh(δ/2)/(δ/2)), δ the differences of the eigenvalues of log P."""
         log = Spectrum(x).values().log()
         at_identity = _log_volume_at_identity(self.n, self.alpha, self.beta)
-        return at_identity - 0.5 * (self.n + 1) * log.sum(-1) - _log_sinhc(half_differences(log)).sum(-1)
+        return at_identity - 0.5 * (self.n + 1) * log.sum(-1) - log_sinhc(half_differences(log)).sum(-1)
 
     _symmetric, _vector = AffineInvariantSPD._symmetric, AffineInvariantSPD._vector
 
@@ -351,7 +350,7 @@ def _log_volume_at_identity(n: int, alpha: float, beta: float) -> float:
     return 0.5 * metric + 0.25 * n * (n - 1) * math.log(2)
 
 
-def _add_trace(X: Tensor, share: float) -> Tensor:
+def add_trace(X: Tensor, share: float) -> Tensor:
     """X + share·tr(X)·1."""
     return X + share * _trace(X)[..., None, None] * torch.eye(X.shape[-1], dtype=X.dtype, device=X.device)
 
@@ -359,14 +358,14 @@ def _add_trace(X: Tensor, share: float) -> Tensor:
 def _to_frobenius(U: Tensor, alpha: float, beta: float) -> Tensor:
     """X with ‖X‖² = α‖U‖² + β tr²U."""
     n, a = U.shape[-1], math.sqrt(alpha)
-    U = U if beta == 0 else _add_trace(U, (math.sqrt(alpha + n * beta) / a - 1) / n)
+    U = U if beta == 0 else add_trace(U, (math.sqrt(alpha + n * beta) / a - 1) / n)
     return U if alpha == 1 else a * U
 
 
 def _from_frobenius(X: Tensor, alpha: float, beta: float) -> Tensor:
     """U with ‖X‖² = α‖U‖² + β tr²U."""
     n, a = X.shape[-1], math.sqrt(alpha)
-    X = X if beta == 0 else _add_trace(X, (a / math.sqrt(alpha + n * beta) - 1) / n)
+    X = X if beta == 0 else add_trace(X, (a / math.sqrt(alpha + n * beta) - 1) / n)
     return X if alpha == 1 else X / a
 
 

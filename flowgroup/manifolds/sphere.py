@@ -69,7 +69,7 @@ class Sphere(Manifold):
 
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """cos|u|·x + sin|u|·u/|u|."""
-        cos, sinc = _cos_sinc(_dot(u, u))
+        cos, sinc = cos_sinc(_dot(u, u))
         y = cos * x + sinc * u
         # without this, iterated maps amplify what rounding adds to the length
         return y / torch.linalg.vector_norm(y, dim=-1, keepdim=True)
@@ -84,7 +84,7 @@ class Sphere(Manifold):
         w = torch.where(opposite, self._across(x), w)
         small = near & (s2 < 0.01)
         s2 = torch.where(small | (s2 == 0), 1, s2)
-        return torch.where(small, _asinc(_dot(w, w)), self._angle(x, y) / s2.sqrt()) * w
+        return torch.where(small, asinc(_dot(w, w)), self._angle(x, y) / s2.sqrt()) * w
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         angle = self._angle(x, y)
@@ -98,7 +98,7 @@ class Sphere(Manifold):
 
     def log_abs_det_expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """(dim − 1)·log|sin|u|/|u||."""
-        sinc = _cos_sinc(self.inner(x, u))[1]
+        sinc = cos_sinc(self.inner(x, u))[1]
         return (self.dim - 1) * sinc.abs().log() if self.dim > 1 else torch.zeros_like(sinc)
 
     def _angle(self, x: Tensor, y: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def _dot(u: Tensor, v: Tensor) -> Tensor:
     return (u * v).sum(-1, keepdim=True)
 
 
-def _cos_sinc(z: Tensor) -> tuple[Tensor, Tensor]:
+def cos_sinc(z: Tensor) -> tuple[Tensor, Tensor]:
     """cos √z and sin(√z)/√z, smooth at z = 0."""
     small = z < 0.01
     r = torch.where(small, 1, z).sqrt()
@@ -126,7 +126,7 @@ def _cos_sinc(z: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(small, cos, r.cos()), torch.where(small, sinc, r.sin() / r)
 
 
-def _asinc(z: Tensor) -> Tensor:
+def asinc(z: Tensor) -> Tensor:
     """asin(√z)/√z for 0 ≤ z < 0.01, by its series."""
     value = torch.zeros_like(z)
     for c in (143 / 10240, 231 / 13312, 63 / 2816, 35 / 1152, 5 / 112, 3 / 40, 1 / 6, 1.0):

@@ -262,6 +262,8 @@ class RiemannianBatchNorm(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         check_event_shape("x", x, (*self.shape, *self.space.event_shape))
+        if self.training and x.numel() == 0 and self._all_reduce is None:
+            raise ValueError(f"x must hold at least one point in training, got shape {tuple(x.shape)}")
         if self.validate_args and values_readable(x):
             why = self.space.why_not(x)
             if why is not None:
