@@ -48,13 +48,12 @@ class Spectrum:
         check_square("A", A)
         self.matrix = A
         self.eigenvalues, self.eigenvectors = eigh(A.detach())
-        self._log: Tensor | None = None
 
     @classmethod
     def of(cls, A: Tensor, w: Tensor, V: Tensor) -> Spectrum:
         """The spectrum of A, where A = V diag(w) Vᵀ is known already; w and V carry no gradient."""
         spectrum = object.__new__(cls)
-        spectrum.matrix, spectrum.eigenvalues, spectrum.eigenvectors, spectrum._log = A, w, V, None
+        spectrum.matrix, spectrum.eigenvalues, spectrum.eigenvectors = A, w, V
         return spectrum
 
     def values(self) -> Tensor:
@@ -69,9 +68,7 @@ class Spectrum:
 
     def log(self) -> Tensor:
         """log A."""
-        if self._log is None:
-            self._log = self.apply(LOG)
-        return self._log
+        return self.apply(LOG)
 
     def exp(self) -> Tensor:
         """exp A."""
@@ -95,7 +92,7 @@ class Spectrum:
             return self.matrix if p == 1 else self.apply(scalar_functions.power(p))
         p = p.to(self.eigenvalues)
         batch = torch.broadcast_shapes(p.shape, self.matrix.shape[:-2])
-        A, w, V = (x.expand(*batch, *x.shape[k:]) for x, k in self._parts())
+        A, w, V = self._expanded(batch)
         if torch.compiler.is_compiling():
             return _power_by_log(A, p.expand(batch), w, V)
         return _Power.apply(A, p.expand(batch), w, V)
@@ -107,9 +104,14 @@ class Spectrum:
             return function.value(_smooth_part(self.values(), function)).sum(-1)
         return _Trace.apply(A, w, V, function, derivative)
 
-    def _parts(self) -> tuple[tuple[Tensor, int], ...]:
-        """A, w and V, each with the place of its first event dimension."""
-        return (self.matrix, -2), (self.eigenvalues, -1), (self.eigenvectors, -2)
+    def _expanded(self, batch: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+        """A, w and V of this batch shape."""
+        n = self.matrix.shape[-1]
+        return (
+            self.matrix.expand(*batch, n, n),
+            self.eigenvalues.expand(*batch, n),
+            self.eigenvectors.expand(*batch, n, n),
+        )
 
     def apply(self, function: ScalarFunction) -> Tensor:
         """V diag f(w) Vᵀ."""
@@ -121,8 +123,8 @@ class Spectrum:
 
     def derivative(self, function: ScalarFunction, H: Tensor) -> Tensor:
         """Df(A)[H] for symmetric H (..., n, n); batch shapes broadcast."""
-        A, H = torch.broadcast_tensors(self.matrix, H)
-        w, V = self.eigenvalues.expand(A.shape[:-1]), self.eigenvectors.expand(A.shape)
+        _, H = torch.broadcast_tensors(self.matrix, H)
+        A, w, V = self._expanded(H.shape[:-2])
         if torch.compiler.is_compiling():
             return _derivative(H, w, V, function) + _second_derivative(H, A - A.detach(), w, V, function)
         return _Derivative.apply(A, H, w, V, function)
