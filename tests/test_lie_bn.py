@@ -541,7 +541,7 @@ DOMAINS = torch.tensor([0, 1, 0, 1])
         (
             lambda: DomainBatchNorm(LieBN(SO3()), [0, 1])(ROTATIONS, DOMAINS[:3]),
             ValueError,
-            "one label for each of the 4 entries",
+            r"one label for each entry of x, whose batch has shape \(4,\), got shape \(3,\)",
         ),
         (lambda: DomainBatchNorm(LieBN(SO3()), [0])(ROTATIONS, DOMAINS / 2), TypeError, "tensor of integers"),
     ],

@@ -244,7 +244,12 @@ def test_constant_signals_have_finite_gradients():
             r"2 of 3 are not: the first, at index \(1,\), has smallest eigenvalue -0.5 \(largest 3\)",
         ),
         (LogEig(), torch.zeros(2, 2), "this one has smallest eigenvalue 0"),
-        (ReEig(), -torch.eye(3), "the trace of X must lie in"),
+        (
+            ReEig(),
+            torch.eye(2) * torch.tensor([1.0, 2.0, -3.0, -1.0]).reshape(2, 2, 1, 1),
+            r"2 of 4 do not: the first, at index \(1, 0\), has mean eigenvalue -3",
+        ),
+        (ReEig(), -torch.eye(3), "positive trace, but this one has mean eigenvalue -1"),
         (CovariancePooling(), torch.ones(3), "x must have shape"),
         (CovariancePooling(), torch.ones(3, 1), "x must hold more than 1 samples"),
         (CovariancePooling(), torch.tensor([[0.0, torch.nan]]), "x must be finite"),

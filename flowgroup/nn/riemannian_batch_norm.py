@@ -112,80 +112,74 @@ class RiemannianBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x (*batch, *shape, *event)."""
         self._check(x)
-        batch = x.shape[: x.dim() - len(self.shape) - self.space.ndim]
-        y, points = self._enter(x.reshape(-1, *x.shape[len(batch) :]))
-        out, means, rest = self._normalize(y, points)
-        out, means = self._leave(out, means)
-        for name, value in (means | rest).items():
+        points = x.reshape(-1, *x.shape[x.dim() - len(self.shape) - self.space.ndim :])
+        out, new = self._normalize(points, dict(self.named_buffers(recurse=False)), Batch(self._all_reduce))
+        for name, value in new.items():
             getattr(self, name)[...] = value  # compiled, copy_ to a float64 buffer without dimensions is lost
         return out.reshape(x.shape)
 
-    def _normalize(self, y: Tensor, points: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """x̃, new means, and new values of other buffers, for y (n, *shape, *event) and points in the model."""
+    def _normalize(self, x: Tensor, buffers: dict[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """x̃ for x (n, *shape, *event), and new values of buffers; `batch` says which points share statistics."""
+        y, points = self._enter(x, buffers)
         means: dict[str, Tensor] = {}
         rest: dict[str, Tensor] = {}
         if self.training or not self.track_running_stats:
-            variance, dilate, means, rest = self._of_batch(y, points)
+            variance, dilate, means, rest = self._of_batch(y, points, buffers, batch)
         else:
-            variance = self.running_var
-            centred = self._subtract(points["running_mean"], y)
+            variance = buffers.get("running_var")
+            centred = self._subtract(batch.at(points["running_mean"]), y)
             dilate = self._dilation(centred)[1] if self.variance else lambda t: centred
         t = 1.0
         if self.variance:
             t = (variance.to(y.dtype) + self.eps).rsqrt()
             if self.log_scale is not None:
                 t = self.log_scale.to(y.dtype).exp() * t
+            t = batch.at(t)
         out = dilate(t)
-        return (self._add(points["bias"], out) if "bias" in points else out), means, rest
+        out, means = self._leave(self._add(points["bias"], out) if "bias" in points else out, means)
+        return out, means | rest
 
     def _of_batch(
-        self, y: Tensor, points: dict[str, Tensor]
+        self, y: Tensor, points: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch
     ) -> tuple[Tensor | None, Callable[[Tensor], Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """The variance by which to scale, the dilation of the centred y, new means and other new values of buffers."""
-        mean = self._mean(y)
+        mean = batch.mean(self.space.model, y, self.karcher_steps)
         if not (self.training and self.track_running_stats):
-            return *self._spread(mean, y), {}, {}
-        count = self.num_batches_tracked + 1
+            return *self._spread(mean, y, batch), {}, {}
+        count = buffers["num_batches_tracked"] + 1
         means, rest = {}, {"num_batches_tracked": count}
         centre = mean
         if self.training_momentum is not None:
             s = self.training_momentum(count)
             centre = means["training_mean"] = self._moved_mean(points["training_mean"], s, mean)
-        variance, dilate = self._spread(centre, y)
+        variance, dilate = self._spread(centre, y, batch)
         with torch.no_grad():
             t = 1 / count if self.momentum is None else self.momentum
             means["running_mean"] = self._moved_mean(points["running_mean"], t, mean)
             if self.variance:
                 about = variance
                 if self.training_momentum is not None:
-                    about = self._spread(means["running_mean"], y)[0]
-                rest["running_var"] = self._moved_var("running_var", t, about)
+                    about = self._spread(means["running_mean"], y, batch)[0]
+                rest["running_var"] = self._moved_var(buffers["running_var"], t, about)
         if self.variance and self.training_momentum is not None:
-            variance = rest["training_var"] = self._moved_var("training_var", s, variance)
+            variance = rest["training_var"] = self._moved_var(buffers["training_var"], s, variance)
         return variance, dilate, means, {name: value.detach() for name, value in rest.items()}
 
-    def _enter(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """x (n, *shape, *event), and the parameters and buffers that are points, in the model.
+    def _enter(self, x: Tensor, buffers: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """x (n, *shape, *event), and the bias and those buffers that are points, in the model.
 
         They go there together: maps between few points cost as much as those between many.
         """
-        names = [name for name in ("bias", *self._means()) if getattr(self, name) is not None]
+        points = {} if self.bias is None else {"bias": self.bias.to(x.dtype)}
         # buffers are overwritten before a backward pass, so they are copied
-        points = [getattr(self, name).to(x.dtype, copy=name.endswith("_mean")) for name in names]
-        if self.space.model is self.space or not points:
-            return self.space.to_model(x), dict(zip(names, map(self.space.to_model, points)))
-        y = self.space.to_model(torch.cat([x, torch.stack(points)]))
-        y, points = y.split([len(x), len(names)])
-        return y, dict(zip(names, points.unbind(0)))
+        points |= {name: buffers[name].to(x.dtype, copy=True) for name in self._means()}
+        return _mapped_together(self.space.to_model, self.space.model is self.space, x, points)
 
     def _leave(self, out: Tensor, means: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """x̃ and new means as points of the space."""
-        new = [mean.detach() for mean in means.values()]
-        if self.space.model is self.space or not new:
-            return self.space.from_model(out), dict(zip(means, map(self.space.from_model, new)))
-        x = self.space.from_model(torch.cat([out, torch.stack(new)]))
-        x, new = x.split([len(out), len(means)])
-        return x, dict(zip(means, new.detach().unbind(0)))
+        means = {name: mean.detach() for name, mean in means.items()}
+        out, means = _mapped_together(self.space.from_model, self.space.model is self.space, out, means)
+        return out, {name: mean.detach() for name, mean in means.items()}
 
     def _means(self) -> tuple[str, ...]:
         """The names of the running means that the forward pass reads."""
@@ -193,30 +187,22 @@ class RiemannianBatchNorm(nn.Module):
             return ()
         return ("running_mean", "training_mean") if self.training_momentum is not None else ("running_mean",)
 
-    def _mean(self, y: Tensor) -> Tensor:
-        """The mean of y over its first dimension and over all processes."""
-        more = {} if self._all_reduce is None else {"all_reduce": self._all_reduce}
-        return self.space.model.frechet_mean(y, steps=self.karcher_steps, **more)
-
-    def _spread(self, mean: Tensor, y: Tensor) -> tuple[Tensor | None, Callable[[Tensor], Tensor]]:
+    def _spread(self, mean: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor | None, Callable[[Tensor], Tensor]]:
         """The variance of y about a mean over all processes, and t ↦ t ⊙ (⊖mean ⊕ y)."""
-        centred = self._subtract(mean, y)
+        centred = self._subtract(batch.at(mean), y)
         if not self.variance:
             return None, lambda t: centred
         squared, dilate = self._dilation(centred)
-        if self._all_reduce is None:
-            return squared.mean(0), dilate
-        count = self._all_reduce(squared.new_full((), len(y)))
-        return self._all_reduce(squared.sum(0)) / count, dilate
+        return batch.average(squared), dilate
 
     def _moved_mean(self, start: Tensor, t: Tensor | float, mean: Tensor) -> Tensor:
         """The point of the model on the geodesic from `start` to `mean` at the part t of the way."""
         return self.space.model.geodesic(start, mean, t.to(mean) if isinstance(t, Tensor) else t)
 
-    def _moved_var(self, name: str, t: Tensor | float, variance: Tensor) -> Tensor:
-        """The buffer moved along the line to `variance` by the part t."""
+    def _moved_var(self, start: Tensor, t: Tensor | float, variance: Tensor) -> Tensor:
+        """The buffer `start` moved along the line to `variance` by the part t."""
         t = torch.as_tensor(t, dtype=variance.dtype, device=variance.device)
-        return torch.lerp(getattr(self, name).to(variance.dtype, copy=True), variance, t)
+        return torch.lerp(start.to(variance.dtype, copy=True), variance, t)
 
     @torch.no_grad()
     def reset_running_stats(self) -> None:
@@ -275,6 +261,48 @@ class RiemannianBatchNorm(nn.Module):
             f"karcher_steps={self.karcher_steps}, affine={self.affine}, variance={self.variance}, "
             f"track_running_stats={self.track_running_stats}"
         )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Statistics over all points of a batch, on all processes.
+
+    Args:
+        all_reduce: the sum over processes, None where there is one.
+    """
+
+    all_reduce: Callable[[Tensor], Tensor] | None
+
+    def mean(self, manifold: Manifold, y: Tensor, steps: int | None) -> Tensor:
+        """The Fréchet mean of points y (n, *shape, *event)."""
+        more = {} if self.all_reduce is None else {"all_reduce": self.all_reduce}
+        return manifold.frechet_mean(y, steps=steps, **more)
+
+    def average(self, v: Tensor) -> Tensor:
+        """The mean of numbers v (n, *shape)."""
+        if self.all_reduce is None:
+            return v.mean(0)
+        count = self.all_reduce(v.new_full((), len(v)))
+        return self.all_reduce(v.sum(0)) / count
+
+    def at(self, statistic: Tensor) -> Tensor:
+        """The statistic that every point is normalized by, broadcasting against points."""
+        return statistic
+
+
+def _mapped_together(
+    function: Callable[[Tensor], Tensor], same: bool, x: Tensor, points: dict[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """function(x) for x (n, *shape, *event) and function of points (*batch, *shape, *event), in one call of it.
+
+    `same` says that the function is the identity, so that there is nothing to gain.
+    """
+    if same or not points:
+        return function(x), {name: function(p) for name, p in points.items()}
+    batches = [p.shape[: p.dim() - x.dim() + 1] for p in points.values()]
+    y = function(torch.cat([x, *(p.reshape(-1, *x.shape[1:]) for p in points.values())]))
+    y, *rest = y.split([len(x), *(batch.numel() for batch in batches)])
+    return y, {name: p.reshape(*batch, *y.shape[1:]) for name, p, batch in zip(points, rest, batches)}
 
 
 @dataclass(frozen=True)

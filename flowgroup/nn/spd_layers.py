@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from flowgroup._checks import (
-    check_constraint,
     check_event_shape,
     check_finite,
     check_spd,
     check_square,
     check_symmetric,
     positive_integer,
+    values_readable,
 )
 from flowgroup.linalg import Spectrum, expm, logm, scalar_functions, unvech, vech
 from flowgroup.manifolds import Stiefel
@@ -119,7 +119,7 @@ class ReEig(nn.Module):
     Shape: symmetric (..., n, n) -> positive-definite (..., n, n).
 
     Raises:
-        ValueError: the input is not square, not symmetric, or its trace not positive.
+        ValueError: the input is not square, not symmetric, or its trace not positive; it says which of the batch.
 
     Source: A Riemannian Network for SPD Matrix Learning, 2017, arXiv 1608.04233, equation 3.
 
@@ -144,7 +144,7 @@ class ReEig(nn.Module):
             return Spectrum(X).apply(scalar_functions.rectifier(self.threshold))
         mean = X.diagonal(dim1=-2, dim2=-1).mean(-1)
         if self.validate_args:
-            check_constraint("the trace of X", mean, torch.distributions.constraints.positive)
+            _check_mean_eigenvalue(mean)
         t = (self.threshold * mean)[..., None, None]
         return t * Spectrum(X / t).apply(scalar_functions.rectifier(1.0))
 
@@ -223,3 +223,13 @@ class ExpEig(nn.Module):
 
     def extra_repr(self) -> str:
         return "" if self.vector else "vector=False"
+
+
+def _check_mean_eigenvalue(mean: Tensor) -> None:
+    """Raise unless all of tr(X)/n are positive, where values may be read."""
+    if not values_readable(mean) or (mean > 0).all():
+        return
+    bad = ~(mean > 0)
+    index = tuple(bad.nonzero()[0].tolist())
+    which = f"{bad.sum().item()} of {bad.numel()} do not: the first, at index {index}, has" if index else "this one has"
+    raise ValueError(f"X must hold matrices with positive trace, but {which} mean eigenvalue {mean[index].item():.3g}")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from flowgroup._checks import check_event_shape, check_finite, positive_integer
@@ -43,7 +44,6 @@ def SPDNet(  # noqa: N802
         Riemannian batch normalization for SPD neural networks, 2019, arXiv 1909.02414.
 
     Example:
-        >>> import torch
         >>> from flowgroup.manifolds import SPD
         >>> from flowgroup.nn import LieBN
         >>> net = SPDNet((20, 16, 8), classes=3, norm=lambda n: LieBN(SPD(n, metric="log-cholesky")))
@@ -94,7 +94,6 @@ class TSMNet(nn.Module):
         2022, arXiv 2206.01323, Section 4.2.
 
     Example:
-        >>> import torch
         >>> from flowgroup.manifolds import SPD
         >>> from flowgroup.nn import LieBN
         >>> net = TSMNet(8, classes=4, norm=lambda n: LieBN(SPD(n)))
@@ -144,6 +143,42 @@ class TSMNet(nn.Module):
 
     def features(self, x: Tensor, domain: Tensor | None = None) -> Tensor:
         """What the last layer sees: vectors (..., subspace·(subspace + 1)/2)."""
+        X = self._covariances(x)
+        if self.norm is not None:
+            X = self.norm(X) if domain is None else self.norm(X, domain)
+        elif domain is not None:
+            raise ValueError("domain was given, but this network was built without a norm")
+        return self.logeig(X)
+
+    @torch.no_grad()
+    def adapt(self, x: Tensor, domain: Tensor | None = None) -> None:
+        """Set the statistics of the norm to those of unlabelled signals, of every domain in `domain` where given.
+
+        So a trained network meets a new domain, without a word on classes: nothing else changes.
+
+        Args:
+            x: signals (..., channels, samples).
+            domain: of every signal, known or new, for a `DomainBatchNorm`; None for a norm without domains.
+
+        Raises:
+            ValueError: the network was built without a norm that has `adapt`, or what the norm raises.
+
+        Example:
+            >>> from flowgroup.manifolds import SPD
+            >>> from flowgroup.nn import DomainBatchNorm, LieBN
+            >>> net = TSMNet(8, classes=4, norm=lambda n: DomainBatchNorm(LieBN(SPD(n)), domains=[0]))
+            >>> x, domain = torch.randn(5, 8, 128), torch.full((5,), 7)
+            >>> net.adapt(x, domain)
+            >>> net.norm.domains, net.eval()(x, domain).shape
+            ([0, 7], torch.Size([5, 4]))
+        """
+        if not hasattr(self.norm, "adapt"):
+            raise ValueError(f"adapt needs a norm that adapts, such as LieBN or DomainBatchNorm, got {self.norm}")
+        X = self._covariances(x)
+        self.norm.adapt(X) if domain is None else self.norm.adapt(X, domain)
+
+    def _covariances(self, x: Tensor) -> Tensor:
+        """What the norm sees: matrices (..., subspace, subspace)."""
         check_event_shape("x", x, (self.channels, None))
         half = self.temporal.kernel_size[1] // 2
         if x.shape[-1] <= half:
@@ -152,9 +187,4 @@ class TSMNet(nn.Module):
             check_finite("x", x)
         images = x.reshape(math.prod(x.shape[:-2]), 1, *x.shape[-2:])
         signals = self.spatial(self.temporal(images)).reshape(*x.shape[:-2], self.spatial.out_channels, x.shape[-1])
-        X = self.reeig(self.bimap(self.covariance(signals)))
-        if self.norm is not None:
-            X = self.norm(X) if domain is None else self.norm(X, domain)
-        elif domain is not None:
-            raise ValueError("domain was given, but this network was built without a norm")
-        return self.logeig(X)
+        return self.reeig(self.bimap(self.covariance(signals)))
