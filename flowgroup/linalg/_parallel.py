@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from flowgroup._checks import values_readable
 
-_pools: dict[int, ThreadPoolExecutor] = {}
-os.register_at_fork(after_in_child=_pools.clear)  # a child has none of its parent's threads
-
 
 def parallel(f: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, least: int) -> tuple[Tensor, ...]:
     """f(*tensors), each thread of torch.get_num_threads() having a part of the first dimension.
 
-    The parts run where linear algebra has one thread. That too is a gain: with more, MKL is several times slower on
-    small matrices. Where splitting cannot pay or is impossible (one thread, another device than the CPU, inside
-    torch.compile, vmap or grad), this is f(*tensors).
+    The parts run on the threads that torch's own operations run on, as one parallel region of OpenMP: threads of our
+    own would wait for those, which spin for milliseconds after an operation. In the region linear algebra has one
+    thread, which is a gain too: with more, MKL is several times slower on small matrices. Where splitting cannot pay
+    or is impossible (one thread, another device than the CPU, inside torch.compile, vmap or grad, no OpenMP), this is
+    f(*tensors).
 
     Args:
         f: function of tensors with the same first dimension, that acts on every index of it alone, and spends its time
@@ -32,34 +30,51 @@ def parallel(f: Callable[..., tuple[Tensor, ...]], *tensors: Tensor, least: int)
     Returns:
         The tensors that f returns.
     """
-    if not all(values_readable(x) and x.device.type == "cpu" for x in tensors):
+    if _region is None or not all(values_readable(x) and x.device.type == "cpu" for x in tensors):
         return f(*tensors)
     threads = torch.get_num_threads()
     if threads == 1 or tensors[0].shape[0] < max(least, threads):
         return f(*tensors)
-    parts = zip(*(x.detach().tensor_split(threads) for x in tensors))
-    pool = _pool(threads)
-    results = [future.result() for future in [pool.submit(_without_gradient, f, part) for part in parts]]
-    return tuple(torch.cat(pieces) for pieces in zip(*results))
+    parts = list(zip(*(x.detach().tensor_split(threads) for x in tensors)))
+    results: dict[int, tuple[Tensor, ...]] = {}
+    errors: list[BaseException] = []
+    jobs = iter(range(threads))
+
+    def work(_: int | None) -> None:
+        try:
+            with torch.no_grad():
+                for i in jobs:
+                    results[i] = f(*parts[i])
+        except BaseException as error:  # it cannot pass through foreign frames
+            errors.append(error)
+
+    _region(_Work(work), None, threads, 0)
+    if errors:
+        raise errors[0]
+    return tuple(torch.cat(pieces) for pieces in zip(*(results[i] for i in range(threads))))
 
 
-def _without_gradient(f: Callable, part: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    with torch.no_grad():
-        return f(*part)
+_Work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-def _use_one_thread() -> None:
-    torch.get_num_threads()  # a thread's first look takes the number over from the others: let that be past
-    torch.set_num_threads(1)
+def _parallel_region() -> Callable | None:
+    """`GOMP_parallel(work, data, threads, flags)` of the OpenMP that torch is linked to: work(data) on a team."""
+    try:
+        region = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+    except (AttributeError, OSError):
+        return None
+    region.argtypes = [_Work, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    region.restype = None
+    return region
 
 
-def _pool(threads: int) -> ThreadPoolExecutor:
-    if threads not in _pools:
-        pool = ThreadPoolExecutor(threads, "flowgroup-linalg", initializer=_use_one_thread)
-        barrier = threading.Barrier(threads)
-        for future in [pool.submit(barrier.wait) for _ in range(threads)]:
-            future.result()
-        # each now has its own number of threads; the number set last is also that of threads yet to start
-        torch.set_num_threads(threads)
-        _pools[threads] = pool
-    return _pools[threads]
+_region = _parallel_region()
+
+
+def _stay_alone() -> None:
+    """A child process has none of its parent's threads, and OpenMP would wait for them."""
+    global _region
+    _region = None
+
+
+os.register_at_fork(after_in_child=_stay_alone)
