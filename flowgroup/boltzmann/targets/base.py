@@ -1,0 +1,59 @@
+"""The contract of a target: the energy of a system whose equilibrium is to be sampled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from flowgroup._checks import check_constraint, check_event_shape
+from flowgroup.manifolds import constraints
+from flowgroup.manifolds.constraints import OnManifold
+
+
+class Target(nn.Module):
+    """p(x) = e^{−u(x)}/Z, Z = ∫ e^{−u} dV/e^c, u the energy in units of kT and c = `log_unit_volume`.
+
+    A subclass gives `_energy`. Constants are buffers, so that they follow the module; the dtype follows x.
+
+    Attributes:
+        event_shape: shape of one configuration.
+        support: where configurations live, as a constraint.
+        temperature: T in kelvin, None where energies have no unit.
+        log_unit_volume: log of the volume that counts as one in Z. Of each rotation it is the logarithm of 2π², the
+            volume of unit quaternions, so that rotations have the invariant probability measure.
+    """
+
+    event_shape: torch.Size
+    support: constraints.Constraint = constraints.real
+    temperature: float | None = None
+    log_unit_volume: float = 0.0
+    validate_args: bool = True
+
+    def _energy(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def energy(self, x: Tensor) -> Tensor:
+        """u(x) in kT, of the batch shape, for x (*batch, *event); infinite or NaN where atoms lie on each other.
+
+        Raises:
+            TypeError, ValueError: x of the wrong kind or shape, or off the support where that is a manifold.
+        """
+        check_event_shape("x", x, tuple(self.event_shape))
+        if self.validate_args and isinstance(self.support, OnManifold):
+            check_constraint("x", x, self.support)
+        return self._energy(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.energy(x)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) + log Z = −u(x), with respect to the unit of volume."""
+        return -self.energy(x)
+
+    def force(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """u(x) and −∂u/∂x (*batch, *event), both without a graph."""
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            energy = self.energy(leaf)
+            (gradient,) = torch.autograd.grad(energy.sum(), leaf)
+        return energy.detach(), -gradient
