@@ -44,6 +44,17 @@ def relative_error(got, expected):
 @pytest.mark.parametrize("condition", [1e2, 1e4])
 @pytest.mark.parametrize("batch, n", [(200, 3), (16, 8)])
 def test_float32(options, scale, condition, batch, n):
+    check_float32(options, scale, condition, batch, n)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("theta, condition", [(1.0, 1e2), (0.5, 1e4)])
+def test_float32_of_the_right_invariant_twin(scale, theta, condition):
+    # with θ = 1 and condition 1e4 points are up to 1e8 as seen from the mean, and the bounds are not met
+    check_float32(dict(metric="cholesky-right-invariant", theta=theta), scale, condition, 64, 8)
+
+
+def check_float32(options, scale, condition, batch, n):
     X, G = scale * repeated(batch, n, condition), torch.randn(batch, n, n)
     layer = LieBN(SPD(n, **options))
     with torch.no_grad():
@@ -61,6 +72,22 @@ def test_float32(options, scale, condition, batch, n):
         assert relative_error(gradient, expected) <= 200 * EPS * condition
     assert relative_error(mean, expected_mean) <= 20 * EPS * condition
     assert relative_error(var, expected_var) <= 20 * EPS * condition
+
+
+@pytest.mark.parametrize("metric", ["affine-invariant", "cholesky-right-invariant", "log-cholesky"])
+def test_roots_of_nearly_singular_matrices(metric):
+    """Positive definite, but only just so in float32: rounding makes some of their smallest eigenvalues negative."""
+    n, space = 8, SPD(8, metric, theta=0.5)
+    w = torch.tensor([1e-7] * 5 + [0.01, 0.1, 1.0], dtype=torch.float64)
+    Q = torch.linalg.qr(torch.randn(40, n, n, dtype=torch.float64)).Q
+    X = ((Q * w) @ Q.mT).float()
+    X = 0.5 * (X + X.mT)
+    X = X[torch.linalg.cholesky_ex(X).info == 0].requires_grad_()
+    assert len(X) > 20 and (torch.linalg.eigvalsh(X)[:, 0] < 0).any()
+    y = LieBN(space)(X)
+    assert space.contains(y).all()
+    (gradient,) = torch.autograd.grad(y.sum(), X)
+    assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize(

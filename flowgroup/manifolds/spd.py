@@ -23,6 +23,7 @@ from flowgroup.linalg import (
 )
 from flowgroup.linalg.cholesky import cholesky, congruence, gram, inverse_congruence
 from flowgroup.linalg.scalar_functions import EXP, INV, LOG, LOG_SQUARED, LOG_SQUARED_SLOPE
+from flowgroup.linalg.spectral import above_noise
 from flowgroup.linalg.vech import put, take
 from flowgroup.manifolds.base import Manifold, whole_shape
 from flowgroup.manifolds.bures_wasserstein import BuresWassersteinSPD, PowerBuresWassersteinSPD
@@ -227,7 +228,7 @@ class PowerSPD(SPDMatrices, PullbackGroup):
         self.theta = theta
 
     def to_model(self, x: Tensor) -> Tensor:
-        return powm(x, self.theta)
+        return _power(x, self.theta)
 
     def from_model(self, y: Tensor) -> Tensor:
         return powm(y, 1 / self.theta)
@@ -247,10 +248,14 @@ class CholeskyRightInvariantSPD(PowerSPD):
     P = LLᵀ ↦ L⁻¹L⁻ᵀ.
 
     That map turns products around, so here P ⊙ Q = L_Q P L_Qᵀ, with which translations from the left are isometries.
+
+    It also turns eigenvectors towards the axes, so matrices that lie about each other in all directions go to ones that
+    are much alike. A few others among them then are very far from the mean: what is lost in rounding grows with the
+    condition number of a point as seen from the mean, which may be the square of its own.
     """
 
     def to_model(self, x: Tensor) -> Tensor:
-        return self.model.inverse(powm(x, self.theta))
+        return self.model.inverse(_power(x, self.theta))
 
     def from_model(self, y: Tensor) -> Tensor:
         return powm(self.model.inverse(y), 1 / self.theta)
@@ -305,7 +310,7 @@ class LogCholeskySPD(SPDMatrices, PullbackGroup):
 
     def to_model(self, x: Tensor) -> Tensor:
         """log diag L, then the entries of L below it row by row, all over θ."""
-        L = cholesky(powm(x, self.theta))
+        L = cholesky(_power(x, self.theta))
         v = torch.cat([L.diagonal(dim1=-2, dim2=-1).log(), take(L.flatten(-2), self._entries(x.device)[self.n :])], -1)
         return v if self.theta == 1 else v / self.theta
 
@@ -333,6 +338,14 @@ class LogCholeskySPD(SPDMatrices, PullbackGroup):
         """Where the diagonal and the lower triangle are in a flattened matrix."""
         i, j = torch.tril_indices(self.n, self.n, -1, device=device)
         return torch.cat([torch.arange(self.n, device=device) * (self.n + 1), i * self.n + j])
+
+
+def _power(x: Tensor, theta: float) -> Tensor:
+    """P^θ with eigenvalues below rounding raised to it, so that it has a Cholesky factor where P hardly has one."""
+    if theta == 1:
+        return x
+    spectrum = Spectrum(x)
+    return Spectrum.of(x, above_noise(spectrum.eigenvalues), spectrum.eigenvectors).power(theta)
 
 
 def _trace(X: Tensor) -> Tensor:
