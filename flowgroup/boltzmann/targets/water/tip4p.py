@@ -1,0 +1,193 @@
+"""Rigid four-site water in a periodic box."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from flowgroup._checks import check_event_shape, positive_integer, values_readable
+from flowgroup.boltzmann.targets.base import Target
+from flowgroup.boltzmann.targets.water.ewald import Ewald
+from flowgroup.boltzmann.targets.water.geometry import bodies_to_sites
+from flowgroup.boltzmann.targets.water.lennard_jones import SwitchedLennardJones
+
+BOLTZMANN = 0.00831446261815324  # kJ/mol/K
+OH, HOH = 0.09572, math.radians(104.52)  # nm; of all models here
+
+
+class WaterModel(NamedTuple):
+    """An oxygen with the Lennard-Jones energy, two charged hydrogens, and the opposite charge on their bisector."""
+
+    sigma: float  # nm
+    epsilon: float  # kJ/mol
+    charge: float  # of a hydrogen, e
+    bisector: float  # weight w of a hydrogen in the site of the negative charge, O + w(H − O) + w(H′ − O)
+
+
+MODELS = {
+    "tip4p-ew": WaterModel(sigma=0.316435, epsilon=0.680946, charge=0.52422, bisector=0.106676721),
+    "tip4p-ice": WaterModel(sigma=0.31668, epsilon=0.88211, charge=0.5897, bisector=0.134583351),
+}
+
+
+class RigidWater(Target):
+    """u(x) = (E_Coulomb + E_LJ + E_dispersion)/kT of rigid TIP4P water in a periodic orthorhombic box.
+
+    x holds, for each molecule, the position of its oxygen in nm and a quaternion (w, x, y, z) that turns its `frame`
+    into place; quaternions are taken at length one, so that gradients have no part along them. Molecules may lie in any
+    image of the box. Oxygens have a Lennard-Jones energy that is switched off between `switch` and `cutoff`, with the
+    isotropic correction for what that leaves out; charges have a converged Ewald sum.
+
+    Args:
+        molecules: N.
+        box: edges (3,) of the box in nm.
+        model: "tip4p-ew" or "tip4p-ice".
+        temperature: T in kelvin.
+        cutoff: of the Lennard-Jones energy in nm; None takes 1 nm or half the shortest edge, whichever is less.
+        switch: where switching begins, in nm; None takes 0.9 of the cutoff.
+        dispersion_correction: whether to add the mean of what the cutoff leaves out.
+        accuracy: roughly the error of the Ewald sum in kJ/mol and molecule; the cost grows with its logarithm cubed.
+
+    Attributes:
+        frame: sites O, H, H, M (4, 3) of a molecule at rest, in nm: oxygen at zero, bisector along z, hydrogens in the
+            xz plane.
+
+    Source: Development of an improved four-site water model for biomolecular simulations: TIP4P-Ew, 2004, doi
+        10.1063/1.1683075; A potential model for the study of ices and amorphous water: TIP4P/Ice, 2005, doi
+        10.1063/1.1931662.
+
+    Example:
+        >>> target = RigidWater(2, (2.0, 2.0, 2.0), temperature=300.0)
+        >>> x = torch.tensor([[0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0]])
+        >>> round(target.energy(x).item(), 3)
+        -6.255
+    """
+
+    def __init__(
+        self,
+        molecules: int,
+        box: Sequence[float],
+        model: str = "tip4p-ew",
+        *,
+        temperature: float,
+        cutoff: float | None = None,
+        switch: float | None = None,
+        dispersion_correction: bool = True,
+        accuracy: float = 1e-9,
+    ):
+        super().__init__()
+        n = positive_integer("molecules", molecules)
+        edges = [float(edge) for edge in box]
+        if len(edges) != 3 or not all(math.isfinite(edge) and edge > 0 for edge in edges):
+            raise ValueError(f"box must be three positive edges in nm, got {box!r}")
+        if model not in MODELS:
+            raise ValueError(f"model must be one of {', '.join(map(repr, MODELS))}, got {model!r}")
+        half = min(edges) / 2
+        cutoff = min(1.0, half) if cutoff is None else cutoff
+        if not 0 < cutoff <= half:
+            raise ValueError(f"cutoff must be positive and at most half the shortest edge, {half:g} nm, got {cutoff!r}")
+        switch = 0.9 * cutoff if switch is None else switch
+        if not 0 < switch < cutoff:
+            raise ValueError(f"switch must lie between 0 and the cutoff, {cutoff:g} nm, got {switch!r}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, in kelvin, got {temperature!r}")
+        if not 1e-12 <= accuracy <= 1:
+            raise ValueError(f"accuracy must lie in [1e-12, 1], in kJ/mol, got {accuracy!r}")
+
+        parameters = MODELS[model]
+        self.molecules, self.model, self.temperature = n, model, temperature
+        self.event_shape = torch.Size((n, 7))
+        self.log_unit_volume = n * math.log(2 * math.pi**2)
+        x, z = OH * math.sin(HOH / 2), OH * math.cos(HOH / 2)
+        frame = [[0.0, 0.0, 0.0], [x, 0.0, z], [-x, 0.0, z], [0.0, 0.0, 2 * z * parameters.bisector]]
+        self.register_buffer("frame", torch.tensor(frame, dtype=torch.float64))
+        self.register_buffer("box", torch.tensor(edges, dtype=torch.float64))
+
+        q = parameters.charge
+        self.ewald = Ewald((q, q, -2 * q), self.frame[1:], edges, half, accuracy)
+        self.lennard_jones = SwitchedLennardJones(parameters.sigma, parameters.epsilon, cutoff, switch)
+        # the mean over all pairs of sites, an oxygen and its own image among them, as molecular dynamics codes take it
+        pairs = 4 * n * n * (n + 1) / (4 * n + 1) / 2
+        self.dispersion = pairs * self.lennard_jones.tail() / math.prod(edges) if dispersion_correction else 0.0
+
+    @property
+    def kT(self) -> float:  # noqa: N802
+        """In kJ/mol."""
+        return BOLTZMANN * self.temperature
+
+    def sites(self, x: Tensor) -> Tensor:
+        """Sites O, H, H, M (..., N, 4, 3) in nm of bodies x (..., N, 7)."""
+        check_event_shape("x", x, tuple(self.event_shape))
+        return bodies_to_sites(x, self.frame.to(x))
+
+    def parts(self, x: Tensor) -> dict[str, Tensor]:
+        """The energies "coulomb", "lennard_jones" and "dispersion" in kJ/mol, each of the batch shape."""
+        s, batch = self._scaled(self.sites(x))
+        coulomb = self.ewald.energy(s[:, :, 1:]).reshape(batch)
+        lennard_jones = self.lennard_jones.energy(s[:, :, :1], self.box.to(x)).reshape(batch)
+        return {
+            "coulomb": coulomb,
+            "lennard_jones": lennard_jones,
+            "dispersion": torch.full_like(coulomb, self.dispersion),
+        }
+
+    def potential(self, x: Tensor) -> Tensor:
+        """The energy in kJ/mol, of the batch shape."""
+        return self.site_potential(self.sites(x))
+
+    def site_potential(self, sites: Tensor) -> Tensor:
+        """The energy in kJ/mol of sites O, H, H, M (..., N, 4, 3) in nm, of molecules as rigid as the model's."""
+        check_event_shape("sites", sites, (self.molecules, 4, 3))
+        if torch.is_grad_enabled() and sites.requires_grad and values_readable(sites):
+            return _Energy.apply(sites, self)[0]
+        return self._site_energy(sites)
+
+    def _energy(self, x: Tensor) -> Tensor:
+        return self.potential(x) / self.kT
+
+    def _scaled(self, sites: Tensor) -> tuple[Tensor, torch.Size]:
+        """Sites (3, N, 4, B) in units of the box, and the batch shape."""
+        s = sites / self.box.to(sites)
+        return s.reshape(-1, *s.shape[-3:]).movedim(0, -1).movedim(-2, 0).contiguous(), s.shape[:-3]
+
+    def _site_energy(self, sites: Tensor) -> Tensor:
+        s, batch = self._scaled(sites)
+        energy = self.lennard_jones.energy(s[:, :, :1], self.box.to(s)) + self.ewald.energy(s[:, :, 1:])
+        return (energy + self.dispersion).reshape(batch)
+
+    def _site_energy_and_gradient(self, sites: Tensor) -> tuple[Tensor, Tensor]:
+        s, batch = self._scaled(sites)
+        box = self.box.to(s)
+        energy, by_oxygen = self.lennard_jones.energy_and_gradient(s[:, :, :1], box)
+        coulomb, by_charges = self.ewald.energy_and_gradient(s[:, :, 1:])
+        gradient = torch.cat([by_oxygen, by_charges], 2).movedim(0, -1).movedim(-2, 0) / box
+        return (energy + coulomb + self.dispersion).reshape(batch), gradient.reshape(sites.shape)
+
+
+class _Energy(torch.autograd.Function):
+    """The energy with its gradient from one pass, which the backward pass then only scales."""
+
+    @staticmethod
+    def forward(ctx, sites: Tensor, target: RigidWater) -> tuple[Tensor, Tensor]:
+        energy, gradient = target._site_energy_and_gradient(sites)
+        ctx.target = target
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(sites, gradient)
+        return energy, gradient
+
+    @staticmethod
+    def backward(ctx, by_energy: Tensor | None, by_gradient: Tensor | None):
+        sites, gradient = ctx.saved_tensors
+        total = None
+        if by_energy is not None:
+            total = by_energy[..., None, None, None] * gradient
+        if by_gradient is not None:  # of a second derivative: the Hessian is symmetric
+            with torch.enable_grad():
+                again = ctx.target._site_energy_and_gradient(sites)[1]
+                (product,) = torch.autograd.grad(again, sites, by_gradient, create_graph=torch.is_grad_enabled())
+            total = product if total is None else total + product
+        return total, None
