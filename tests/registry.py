@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowgroup import bijections, flows
-from flowgroup.manifolds import SPD, Manifold, Sphere, constraints
+from flowgroup.manifolds import SPD, Manifold, MeanFree, Sphere, constraints
 
 Points = Callable[..., Tensor]
 """(number, dtype=…, device=…) → that many random events."""
@@ -239,6 +239,7 @@ TRANSFORMS = [
         lambda **c: flows.Autoregressive(_spline(), 4, hidden_features=(16, 16), **c).inv,
         normal(4, scale=2),
     ),
+    Entry(flows.MeanFreeChart, lambda: flows.MeanFreeChart(4, 2), on(MeanFree(4, 2))),
     *without_and_with_context(
         flows.RecursiveSphere,
         lambda **c: flows.RecursiveSphere(2, bins=5, hidden_features=(16,), **c),

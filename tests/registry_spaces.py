@@ -11,7 +11,18 @@ from dataclasses import dataclass
 import torch
 
 from flowgroup.groups import SO, SO2, SO3, Group, UnitQuaternions
-from flowgroup.manifolds import SPD, Correlation, Euclidean, Manifold, Product, Pullback, Sphere, Stiefel, Torus
+from flowgroup.manifolds import (
+    SPD,
+    Correlation,
+    Euclidean,
+    Manifold,
+    MeanFree,
+    Product,
+    Pullback,
+    Sphere,
+    Stiefel,
+    Torus,
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,8 @@ MANIFOLDS = [
     Space(lambda: Correlation(4, "lecm")),
     Space(lambda: Correlation(3, "olm")),
     Space(lambda: Correlation(4, "lsm")),
+    Space(lambda: MeanFree(2, 1)),
+    Space(lambda: MeanFree(4, 2)),
     Space(lambda: Product(Sphere(2), Torus(1))),
     Space(lambda: Product(Euclidean(3), SO3())),
 ]

@@ -3,6 +3,8 @@
 from flowgroup.bijections import (
     Additive,
     Affine,
+    AxisMoebius,
+    AxisSpline,
     Chain,
     CircularShift,
     Exp,
@@ -38,7 +40,9 @@ from flowgroup.flows.elementwise import Elementwise
 from flowgroup.flows.flow import Flow, FlowDistribution
 from flowgroup.flows.image import MultiScale, PerPixel, Squeeze
 from flowgroup.flows.linear import GivensLinear, HouseholderLinear, LULinear, Permutation, QRLinear
+from flowgroup.flows.mean_free import MeanFreeChart
 from flowgroup.flows.recipes import IAF, MAF, NCSF, NICE, NSF, Glow, RealNVP, SphereFlow
+from flowgroup.flows.rotations import AxisCoupling, RotationFlow
 from flowgroup.flows.spd import SPDChart, SPDFlow
 from flowgroup.flows.sphere import RecursiveSphere
 from flowgroup.flows.transform import Inverse, Sequential, Transform
@@ -53,6 +57,9 @@ __all__ = [
     "Additive",
     "Affine",
     "Autoregressive",
+    "AxisCoupling",
+    "AxisMoebius",
+    "AxisSpline",
     "Base",
     "BoxUniform",
     "Chain",
@@ -69,6 +76,7 @@ __all__ = [
     "Inverse",
     "LULinear",
     "LeakyReLU",
+    "MeanFreeChart",
     "Mixture",
     "MixtureNormal",
     "MixtureVonMisesFisher",
@@ -84,6 +92,7 @@ __all__ = [
     "RealNVP",
     "RecursiveSphere",
     "RiemannianGaussian",
+    "RotationFlow",
     "SPDChart",
     "SPDFlow",
     "Sequential",

@@ -4,6 +4,7 @@ from flowgroup.manifolds import constraints
 from flowgroup.manifolds.base import Manifold
 from flowgroup.manifolds.correlation import Correlation
 from flowgroup.manifolds.euclidean import Euclidean
+from flowgroup.manifolds.mean_free import MeanFree
 from flowgroup.manifolds.product import Product
 from flowgroup.manifolds.pullback import Pullback
 from flowgroup.manifolds.spd import SPD
@@ -16,6 +17,7 @@ __all__ = [
     "Correlation",
     "Euclidean",
     "Manifold",
+    "MeanFree",
     "Product",
     "Pullback",
     "Sphere",
