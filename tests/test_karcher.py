@@ -8,7 +8,8 @@ import torch
 from test_groups import AffineLine, Rotations
 
 from flowgroup.groups import SO2, LieGroup
-from flowgroup.manifolds import Euclidean, Manifold, Sphere, Torus
+from flowgroup.linalg import unvech
+from flowgroup.manifolds import SPD, Euclidean, Manifold, Sphere, Torus
 from flowgroup.manifolds.karcher import _solve
 
 
@@ -115,17 +116,78 @@ def test_gradient_where_the_equation_is_not_that_of_a_least_cost():
 
 
 @pytest.mark.parametrize("n, size", [(2, 20), (4, 12), (8, 6)])
-def test_ill_conditioned_matrices_converge(n, size):
+@pytest.mark.parametrize("newton", [False, True])
+def test_ill_conditioned_matrices_converge(n, size, newton):
     # eigenvalues 1e-3 … 1e3: iterating with unit steps does not converge
     space = SPDByHand(n)
     x = spd(3, size, n, n, spread=math.log(1e3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        mean = space.frechet_mean(x, dim=1)
+        mean = (SPD(n) if newton else space).frechet_mean(x, dim=1)
     _, inverse = space.roots(mean)
     whitened = inverse.unsqueeze(1) @ x @ inverse.unsqueeze(1)
     gradient = space.function(whitened, torch.log).mean(1)
     assert torch.linalg.matrix_norm(gradient).max() < 1e-8
+
+
+@pytest.mark.parametrize("alpha, beta", [(1.0, 0.0), (0.3, 0.2)])
+def test_expansion_of_the_affine_invariant_cost(alpha, beta):
+    # against fourth-order differences of distances along geodesics
+    space, x, h = SPD(3, alpha=alpha, beta=beta), spd(5, 3, 3, spread=1.5), 1e-2
+    weights = torch.tensor([0.1, 0.3, 0.2, 0.3, 0.1], dtype=torch.float64)
+    m, u = spd(1, 3, 3, spread=1.0), unvech(torch.randn(1, 6, dtype=torch.float64))
+    u = u / torch.linalg.matrix_norm(u, keepdim=True)
+    _, exp, base = space._chart(m)
+    at = space._expansion(m, x, lambda v: (weights.view(-1, *[1] * (v.dim() - 1)) * v).sum(0, keepdim=True))
+
+    def cost(t):
+        return 0.5 * (weights * space.dist(exp(t * u), x).square()).sum()
+
+    left, a, b, c, right = (cost(k * h) for k in (-2, -1, 0, 1, 2))
+    first = (8 * (c - a) - (right - left)) / (12 * h)
+    second = (16 * (a + c) - (left + right) - 30 * b) / (12 * h**2)
+    torch.testing.assert_close(at.cost.squeeze(), b, rtol=1e-12, atol=0)
+    torch.testing.assert_close(at.inner(at.gradient, u).squeeze(), -first, rtol=0, atol=1e-7)
+    torch.testing.assert_close(at.inner(u, at.hessian(u)).squeeze(), second, rtol=0, atol=1e-6)
+    torch.testing.assert_close(at.inner(u, u), space.inner(base, u), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-4, 1e-8, None])
+@pytest.mark.parametrize("alpha", [1.0, 0.1])
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_newton_steps_keep_the_tolerance(n, alpha, tol):
+    # the last step is not looked at: its bound must hold for means of few and of many points, near and far
+    space, eps = SPDByHand(n), torch.finfo(torch.float64).eps
+    for size, spread in ((2, 0.5), (2, 4.0), (3, 2.0), (10, 1.0), (10, 4.0)):
+        x = spd(20, size, n, n, spread=spread)
+        weights = torch.rand(20, size, dtype=torch.float64)
+        weights = weights / weights.sum(1, keepdim=True)
+        mean = SPD(n, alpha=alpha).frechet_mean(x, weights, dim=1, tol=tol)
+        _, inverse = space.roots(mean.unsqueeze(1))
+        log = space.function(inverse @ x @ inverse, torch.log)
+        rounding = 4 * n * eps * torch.linalg.cond(inverse @ x @ inverse).amax(1)
+        gradient = math.sqrt(alpha) * torch.linalg.matrix_norm((weights[..., None, None] * log).sum(1))
+        spread = (alpha * weights * log.square().sum((-2, -1))).sum(1).sqrt()
+        assert (gradient <= (tol or 8 * eps) * (1 + spread) + rounding).all()
+
+
+@pytest.mark.parametrize("n", [3, 8])
+def test_newton_steps_are_few(n, monkeypatch):
+    space, x, points = SPD(n), spd(50, n, n, spread=3.0), []
+    expansion = type(space)._expansion
+    monkeypatch.setattr(type(space), "_expansion", lambda self, m, *more: points.append(m) or expansion(self, m, *more))
+    mean = space.frechet_mean(x, tol=1e-8)
+    assert 3 <= len(points) <= 5
+    monkeypatch.setattr(type(space), "_expansion", Manifold._expansion)
+    assert space.dist(mean, space.frechet_mean(x)) < 5e-8
+
+
+def test_newton_steps_of_matrices_without_a_mean():
+    x = spd(4, 3, 3, spread=1.0)
+    torch.testing.assert_close(SPD(3).frechet_mean(x[:1].expand(4, 3, 3)), x[0], rtol=1e-12, atol=1e-12)
+    x[1, 0, 0] = math.nan
+    with pytest.warns(RuntimeWarning, match=r"frechet_mean on AffineInvariantSPD\(3\) did not converge"):
+        assert SPD(3).frechet_mean(x).isnan().any()
 
 
 def test_unit_steps_do_not_converge_there():
@@ -208,7 +270,7 @@ def over_processes(f, parts):
 
 
 @pytest.mark.parametrize("steps", [None, 1, 3])
-@pytest.mark.parametrize("space", [*SPACES, Euclidean(2), Torus(2), SO2()], ids=repr)
+@pytest.mark.parametrize("space", [*SPACES, Euclidean(2), Torus(2), SO2(), SPD(3), SPD(2, theta=0.5)], ids=repr)
 def test_means_over_processes(space, steps):
     x = cluster(space, 2, 9, radius=0.3).detach()
     weights = torch.rand(2, 9, dtype=torch.float64)
@@ -230,7 +292,11 @@ def test_residuals_solve_batches_without_symmetry():
     A = A @ A.mT + torch.randn(5, 6, 6, dtype=torch.float64).triu(1) * 0.5
     b = torch.randn(5, 6, dtype=torch.float64)
     b[2] = 0
-    got = _solve(lambda v: (A @ v.unsqueeze(-1)).squeeze(-1), b, lambda u, v: (u * v).sum(-1, keepdim=True))
+    none = torch.zeros((), dtype=torch.float64)
+    got, left = _solve(
+        lambda v: (A @ v.unsqueeze(-1)).squeeze(-1), b, lambda u, v: (u * v).sum(-1, keepdim=True), none, 8
+    )
+    assert left.max() < 1e-12
     torch.testing.assert_close(got, torch.linalg.solve(A, b), rtol=1e-10, atol=1e-10)
 
 

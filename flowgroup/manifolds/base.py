@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowgroup._checks import values_readable
 from flowgroup.manifolds import constraints
-from flowgroup.manifolds.karcher import karcher_mean
+from flowgroup.manifolds.karcher import Expansion, karcher_mean
 
 
 class Manifold(geoopt.manifolds.base.Manifold):
@@ -144,9 +144,10 @@ class Manifold(geoopt.manifolds.base.Manifold):
         """argmin_m Σᵢ wᵢ d²(m, xᵢ), by the Karcher iteration m ← exp_m(τ Σᵢ wᵢ log_m xᵢ) where no closed form exists.
 
         The step τ starts from 1 for every mean of a batch, is halved when the cost does not fall enough, and grows
-        when progress is slow. The gradient of a given number of steps goes through all of them; that of a converged
-        mean is the one of the equation Σᵢ wᵢ log_m xᵢ = 0, takes no more memory than one step, and cannot be
-        differentiated again.
+        when progress is slow. Iterating to convergence, manifolds that know the Hessian of the cost (affine-invariant
+        metrics) take Newton's direction instead of the gradient's. The gradient of a given number of steps goes through
+        all of them; that of a converged mean is the one of the equation Σᵢ wᵢ log_m xᵢ = 0, takes no more memory than
+        one step, and cannot be differentiated again.
 
         Args:
             x: points (*batch, *event).
@@ -194,6 +195,16 @@ class Manifold(geoopt.manifolds.base.Manifold):
     def _chart(self, m: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]:
         """log and exp at m as functions of points and of vectors, and the point at which `inner` takes the vectors."""
         return functools.partial(self.logmap, m), functools.partial(self.expmap, m), m
+
+    def _expansion(self, m: Tensor, x: Tensor, average: Callable[[Tensor], Tensor]) -> Expansion | None:
+        """½Σᵢ wᵢ d²(·, xᵢ) around m up to second order, for a quicker iteration; None where that is not known.
+
+        Args:
+            m: where (*batch, *event), of size 1 in the dimension of the points.
+            x: points (*batch, *event).
+            average: as in `_mean_start`; it also takes numbers of the batch shape.
+        """
+        return None
 
     def _mean_arguments(
         self, x: Tensor, weights: Tensor | None, dim: int, all_reduce: Callable[[Tensor], Tensor] | None = None

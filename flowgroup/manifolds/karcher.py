@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,27 @@ left is rounding."""
 SOLVE_ITERATIONS = 128
 """Most steps that the gradient of a converged Fréchet mean takes."""
 
+NEWTON_ITERATIONS = 16
+"""Most products with the Hessian in one step of an iteration."""
+
+
+class Expansion(NamedTuple):
+    """½Σᵢ wᵢ d²(exp_m u, xᵢ) = cost − ⟨gradient, u⟩ + ½⟨u, hessian(u)⟩ + …, u being a vector of the chart at m.
+
+    Attributes:
+        cost: of the batch shape.
+        gradient: Σᵢ wᵢ log_m xᵢ.
+        inner: (u, v) ↦ ⟨u, v⟩ of the batch shape.
+        hessian: u ↦ Hu, at least the identity, as it is where no curvature is positive; None where it is not known.
+        curvature: the largest absolute value of sectional curvatures, for a known Hessian.
+    """
+
+    cost: Tensor
+    gradient: Tensor
+    inner: Callable[[Tensor, Tensor], Tensor]
+    hessian: Callable[[Tensor], Tensor] | None = None
+    curvature: float = 0.0
+
 
 def karcher_mean(
     manifold: Manifold,
@@ -36,7 +58,7 @@ def karcher_mean(
     """argmin_m Σᵢ wᵢ d²(m, xᵢ) by m ← exp_m(τ Σᵢ wᵢ log_m xᵢ); `Manifold.frechet_mean` says what it does.
 
     Args:
-        manifold: gives `_mean_start`, where to start, and `_chart`, exp and log at a point.
+        manifold: gives `_mean_start`, where to start, `_chart`, exp and log at a point, and perhaps `_expansion`.
         x: points (*batch, *event).
         weights: of the batch shape, summing to one along `dim` and over all processes.
         dim: the batch dimension to average over, counted from the front.
@@ -88,45 +110,96 @@ def _descend(
     """The iteration; it returns the mean and, without `steps`, the gradient's norm there and its scale.
 
     The step τ starts from 1 for every mean of a batch, is halved when the cost does not fall enough (or, not
-    `by_cost`, when the gradient does not get shorter), and grows when progress is slow.
+    `by_cost`, when the gradient does not get shorter), and grows when progress is slow. Without `steps`, where the
+    manifold knows the Hessian H, steps go along H⁻¹ Σᵢ wᵢ log_m xᵢ, and the last one is trusted to its bound: to look
+    at what it leads to would cost as much as any step.
     """
     mean = manifold._mean_start(x, average) if start is None else start
     for i in range(MEAN_ITERATIONS if steps is None else steps):
-        log, exp, base = manifold._chart(mean)
-        tangent = log(x)
-        gradient = average(tangent)
-        if steps == 1:
-            return exp(gradient), None, None
-        with torch.no_grad():  # costs and slopes are only compared
-            cost = 0.5 * average(manifold.inner(base, tangent))
-            slope = manifold.inner(base, gradient)
+        here = manifold._expansion(mean, x, average) if steps is None else None
+        if here is None:
+            log, exp, base = manifold._chart(mean)
+            tangent = log(x)
+            gradient = average(tangent)
+            if steps == 1:
+                return exp(gradient), None, None
+            with torch.no_grad():  # costs and slopes are only compared
+                cost = 0.5 * average(manifold.inner(base, tangent))
+            here = Expansion(cost, gradient, functools.partial(manifold.inner, base))
+        newton = here.hessian is not None
+        with torch.no_grad():
+            new = _iterate(manifold, mean, here, tol)
         if i == 0:
-            step, idle = torch.ones_like(cost), torch.zeros_like(cost)
-            last_cost, last_slope = cost, slope
-            best, best_gradient, best_cost, best_slope = mean, gradient, cost, slope
+            best, step, idle = new, torch.ones_like(new.cost), torch.zeros_like(new.cost)
+            last_cost, last_slope = new.cost, new.slope
         else:
-            better = slope < best_slope
+            better = new.slope < best.slope
             if by_cost:
                 # near the minimum the cost is flat up to rounding, and only the gradient tells better from worse
                 eps = torch.finfo(x.dtype).eps
-                falls = cost <= best_cost - 0.25 * step * best_slope - 8 * eps * (best_cost + best_cost.sqrt())
-                better = falls | (better & (cost <= (1 + eps**0.5) * best_cost))
-            slow = better & (slope > 0.25 * best_slope)
-            step = torch.where(better, torch.where(slow, 1.5 * step, step), 0.5 * step)
-            best, best_gradient = (
-                torch.where(manifold._over_event(better), a, b) for a, b in ((mean, best), (gradient, best_gradient))
-            )
-            best_cost, best_slope = torch.where(better, cost, best_cost), torch.where(better, slope, best_slope)
-            ahead = (best_slope < 0.5 * last_slope) | (best_cost < 0.99 * last_cost)
+                falls = new.cost <= best.cost - 0.25 * step * best.descent - 8 * eps * (best.cost + best.cost.sqrt())
+                better = falls | (better & (new.cost <= (1 + eps**0.5) * best.cost))
+            slow = better & (new.slope > 0.25 * best.slope)
+            longer = (2 * step).clamp(max=1) if newton else torch.where(slow, 1.5 * step, step)
+            step = torch.where(better, longer, 0.5 * step)
+            best = best.replaced(new, better, manifold._over_event(better))
+            ahead = (best.slope < 0.5 * last_slope) | (best.cost < 0.99 * last_cost)
             idle = torch.where(ahead, 0, idle + 1)
-            last_cost, last_slope = torch.where(ahead, best_cost, last_cost), torch.where(ahead, best_slope, last_slope)
-            exp = manifold._chart(best)[1]
+            last_cost, last_slope = torch.where(ahead, best.cost, last_cost), torch.where(ahead, best.slope, last_slope)
+        if newton or i > 0:
+            exp = manifold._chart(best.mean)[1]
         if steps is None:
-            size, scale = best_slope.sqrt(), 1 + (2 * best_cost).sqrt()
-            if ((size <= tol * scale) | (idle >= PATIENCE)).all():
-                break
-        mean = exp(manifold._over_event(step) * best_gradient)
-    return (mean, None, None) if steps is not None else (best, size, scale)
+            size, scale = best.slope.sqrt(), 1 + (2 * best.cost).sqrt()
+            there = (step == 1) & (best.bound < size) & (best.bound <= tol * scale)
+            if (there | (size <= tol * scale) | (idle >= PATIENCE)).all():
+                if newton:
+                    best = best._replace(mean=exp(manifold._over_event(there) * best.direction))
+                return best.mean, torch.where(there, best.bound, size), scale
+        mean = exp(manifold._over_event(step) * best.direction)
+    return (mean, None, None) if steps is not None else (best.mean, size, scale)
+
+
+class _Iterate(NamedTuple):
+    """A point of the iteration and the direction to go on from it, with the numbers to judge them by.
+
+    Attributes:
+        cost, slope, descent: ½Σᵢ wᵢ d²(mean, xᵢ), |gradient|² and ⟨gradient, direction⟩.
+        bound: of the gradient's norm after a step along the whole direction.
+    """
+
+    mean: Tensor
+    direction: Tensor
+    cost: Tensor
+    slope: Tensor
+    descent: Tensor
+    bound: Tensor
+
+    def replaced(self, other: _Iterate, where: Tensor, over_event: Tensor) -> _Iterate:
+        """`other` where the mask, of the batch shape and over events, is true."""
+        masks = (over_event, over_event, where, where, where, where)
+        return _Iterate(*(torch.where(mask, a, b) for mask, a, b in zip(masks, other, self)))
+
+
+def _iterate(manifold: Manifold, mean: Tensor, here: Expansion, tol: float) -> _Iterate:
+    """The direction is the gradient, or with a Hessian H⁻¹·gradient, as exactly as a step can make use of.
+
+    A step u leaves the gradient's part that the solution leaves, and what the Hessian changes on the way, which is at
+    most curvature · root mean square distance · |u|².
+    """
+    gradient, cost = here.gradient, here.cost
+    slope = here.inner(gradient, gradient)
+    if here.hessian is None:
+        return _Iterate(mean, gradient, cost, slope, slope, torch.full_like(slope, torch.inf))
+    spread = (2 * cost).sqrt()
+    bend = here.curvature * spread
+    allowed = torch.maximum(0.1 * torch.minimum(slope.sqrt(), bend * slope), 0.5 * tol * (1 + spread))
+
+    def inner(u: Tensor, v: Tensor) -> Tensor:
+        return manifold._over_event(here.inner(u, v))
+
+    direction, left = _solve(here.hessian, gradient, inner, manifold._over_event(allowed), NEWTON_ITERATIONS)
+    bound = left.reshape(slope.shape) + bend * here.inner(direction, direction)
+    return _Iterate(mean, direction, cost, slope, here.inner(gradient, direction), bound)
 
 
 class _NewtonStep(torch.autograd.Function):
@@ -160,8 +233,18 @@ class _NewtonStep(torch.autograd.Function):
             return -manifold.egrad2rgrad(base, total(row))
 
         with torch.no_grad():
+            inner = functools.partial(manifold.inner, base, keepdim=True)
             target = manifold.egrad2rgrad(base, total(cotangent))
-            solution = _solve(transposed, target, lambda a, b: manifold.inner(base, a, b, keepdim=True))
+            size = inner(target, target).sqrt()
+            allowed = 8 * torch.finfo(x.dtype).eps * size
+            solution, left = _solve(transposed, target, inner, allowed, SOLVE_ITERATIONS)
+            if not (left <= allowed).all():
+                part = (left / size).max().item()
+                warnings.warn(
+                    f"the gradient of a Fréchet mean is left with a relative residual of {part:.3g}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
         with torch.enable_grad():
             zero = torch.zeros_like(solution, requires_grad=True)
             product = manifold.inner(base, solution, zero).sum()
@@ -183,19 +266,24 @@ class _OnlyOnce(torch.autograd.Function):
         )
 
 
-def _solve(operator: Callable[[Tensor], Tensor], target: Tensor, inner: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """v with operator(v) = target: generalized conjugate residuals, for a batch of systems that need no symmetry.
+def _solve(
+    operator: Callable[[Tensor], Tensor],
+    target: Tensor,
+    inner: Callable[[Tensor, Tensor], Tensor],
+    allowed: Tensor,
+    iterations: int,
+) -> tuple[Tensor, Tensor]:
+    """v with operator(v) = target up to a residual of norm `allowed`, and the norm of what is left of it.
+
+    Generalized conjugate residuals, for a batch of systems that need no symmetry.
 
     Source: Variational Iterative Methods for Nonsymmetric Systems of Linear Equations, 1983, Eisenstat, Elman and
     Schultz.
     """
     solution, residual = torch.zeros_like(target), target
-    allowed = (8 * torch.finfo(target.dtype).eps) ** 2 * inner(target, target)
     pairs: list[tuple[Tensor, Tensor]] = []  # directions and their images, the images orthonormal
-    for _ in range(SOLVE_ITERATIONS):
-        left = inner(residual, residual)
-        if (left <= allowed).all():
-            return solution
+    left = inner(residual, residual).sqrt()
+    while len(pairs) < iterations and not (left <= allowed).all():
         direction = residual
         image = operator(direction)
         for p, q in pairs:
@@ -207,10 +295,5 @@ def _solve(operator: Callable[[Tensor], Tensor], target: Tensor, inner: Callable
         pairs.append((direction, image))
         share = inner(residual, image)
         solution, residual = solution + share * direction, residual - share * image
-    warnings.warn(
-        f"the gradient of a Fréchet mean is left with a relative residual of "
-        f"{(left / inner(target, target)).max().sqrt().item():.3g}",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    return solution
+        left = inner(residual, residual).sqrt()
+    return solution, left

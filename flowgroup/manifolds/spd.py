@@ -28,6 +28,7 @@ from flowgroup.linalg.vech import put, take
 from flowgroup.manifolds.base import Manifold, whole_shape
 from flowgroup.manifolds.bures_wasserstein import BuresWassersteinSPD, PowerBuresWassersteinSPD
 from flowgroup.manifolds.euclidean import Euclidean
+from flowgroup.manifolds.karcher import Expansion
 from flowgroup.manifolds.spd_matrices import SPDMatrices, half_differences, log_det_of_power, log_sinhc
 
 
@@ -145,6 +146,22 @@ class AffineInvariantSPD(SPDMatrices, LieGroup):
         L = cholesky(m)
         e = torch.eye(self.n, dtype=m.dtype, device=m.device)
         return lambda x: logm(inverse_congruence(L, x)), lambda u: congruence(L, expm(u)), e
+
+    def _expansion(self, m: Tensor, x: Tensor, average: Callable[[Tensor], Tensor]) -> Expansion:
+        """With L⁻¹QL⁻ᵀ = V diag(eˡ) Vᵀ the Hessian of ½d² is U ↦ V(C ∘ VᵀUV)Vᵀ, Cᵢⱼ = δ coth δ, 2δ = |lᵢ − lⱼ|."""
+        spectrum = Spectrum(inverse_congruence(cholesky(m), x))
+        log, V = above_noise(spectrum.eigenvalues).log(), spectrum.eigenvectors
+        C = (log.unsqueeze(-1) - log.unsqueeze(-2)).abs_().clamp_min_(torch.finfo(x.dtype).tiny)
+        C = C.expm1().reciprocal_().add_(0.5).mul_(C)
+        squared = self.alpha * log.square().sum(-1)
+        if self.beta:
+            squared = squared + self.beta * log.sum(-1).square()
+        gradient = average((V * log.unsqueeze(-2)) @ V.mT)
+
+        def hessian(U: Tensor) -> Tensor:
+            return average(V @ (V.mT @ U @ V).mul_(C) @ V.mT)
+
+        return Expansion(0.5 * average(squared), gradient, self._inner_at_identity, hessian, 0.5 / self.alpha)
 
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """EVEᵀ, E = (QP⁻¹)^½: parallel transport along the geodesic."""
