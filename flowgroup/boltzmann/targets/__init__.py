@@ -1,5 +1,17 @@
 """Energies of systems whose equilibrium is to be sampled, in units of kT."""
 
 from flowgroup.boltzmann.targets.base import Target
+from flowgroup.boltzmann.targets.many_well import DoubleWell, ManyWell
+from flowgroup.boltzmann.targets.particles import DW4, LennardJones
+from flowgroup.boltzmann.targets.water import RigidWater, bodies_to_sites, sites_to_bodies
 
-__all__ = ["Target"]
+__all__ = [
+    "DW4",
+    "DoubleWell",
+    "LennardJones",
+    "ManyWell",
+    "RigidWater",
+    "Target",
+    "bodies_to_sites",
+    "sites_to_bodies",
+]
