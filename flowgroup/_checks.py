@@ -8,7 +8,13 @@ from torch import Tensor
 
 def values_readable(x: Tensor) -> bool:
     """Whether the values of `x` may steer Python: not while compiling, not inside vmap, grad or jvp."""
-    return not (torch.compiler.is_compiling() or x.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(x))
+    functorch = torch._C._functorch
+    return not (
+        torch.compiler.is_compiling()
+        or x.is_meta
+        or functorch.is_functorch_wrapped_tensor(x)
+        or functorch.is_legacy_batchedtensor(x)  # by is_grads_batched of torch.autograd.grad
+    )
 
 
 def check_event_shape(name: str, x: Tensor, event_shape: tuple[int | None, ...]) -> None:

@@ -90,6 +90,23 @@ def test_roots_of_nearly_singular_matrices(metric):
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("theta", [1.0, 0.5])
+@pytest.mark.parametrize("scale, n", [(1e-6, 8), (1e4, 20), (1e6, 3), (1e6, 8), (1e6, 20)])
+def test_log_cholesky_keeps_a_mean_of_large_matrices(scale, n, theta):
+    """From the identity its geodesics to large matrices pass some that float32, or even float64, cannot hold."""
+    mixing, space = torch.randn(n, n) / n**0.5, SPD(n, "log-cholesky", theta=theta)
+    layer, chart = LieBN(space), torch.zeros(space.dim, dtype=torch.float64)
+    for step in range(150):
+        samples = mixing @ torch.randn(16, n, 4 * n)
+        X = scale * (samples @ samples.mT / (4 * n) + 0.01 * torch.eye(n))
+        assert layer(X).isfinite().all() and space.contains(layer.running_mean), step
+        if step % 30 == 0:
+            assert copy.deepcopy(layer).eval()(X).isfinite().all()
+        chart = 0.9 * chart + 0.1 * space.to_model(X.double()).mean(0)
+    # what was lost on the way is forgotten, as the start is
+    assert relative_error(layer.running_mean, space.from_model(chart)) < 1e-4
+
+
 @pytest.mark.parametrize(
     "space",
     [SPD(5), SPD(5, "log-euclidean"), SPD(5, "log-cholesky", theta=0.5), Correlation(4), Correlation(4, "olm")],

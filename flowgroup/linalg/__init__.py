@@ -3,6 +3,7 @@
 from flowgroup.linalg.cholesky import cholesky, congruence, inverse_congruence
 from flowgroup.linalg.derivative import jvp
 from flowgroup.linalg.eigh import eigh
+from flowgroup.linalg.log_cholesky import exp_cholesky, log_cholesky
 from flowgroup.linalg.matrix_exp import matrix_exp
 from flowgroup.linalg.means import geometric_mean
 from flowgroup.linalg.nearest import nearest_frame, nearest_rotation
@@ -22,6 +23,7 @@ __all__ = [
     "cholesky",
     "congruence",
     "eigh",
+    "exp_cholesky",
     "expm",
     "from_tril_vector",
     "funm",
@@ -29,6 +31,7 @@ __all__ = [
     "inverse_congruence",
     "invsqrtm",
     "jvp",
+    "log_cholesky",
     "logm",
     "lyapunov",
     "matrix_exp",

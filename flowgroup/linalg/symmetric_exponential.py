@@ -125,8 +125,7 @@ class _Exponential(Function):
         if grad is None:
             return None, None, None, None
         A, root, squared = ctx.saved_tensors
-        batched = torch._C._functorch.is_legacy_batchedtensor(grad)  # by is_grads_batched of torch.autograd.grad
-        if torch.is_grad_enabled() or batched or not values_readable(grad):
+        if torch.is_grad_enabled() or not values_readable(grad):
             spectrum = Spectrum(A)
             return _Derivative.apply(A, grad, spectrum.eigenvalues, spectrum.eigenvectors, EXP), None, None, None
         return _pull_back(grad, root, squared).view(A.shape), None, None, None

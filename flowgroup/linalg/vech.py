@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flowgroup._checks import values_readable
+from flowgroup.linalg._constants import constant
+from flowgroup.linalg._entries import numpy_may
 from flowgroup.linalg._function import Function
 
 
@@ -24,7 +27,7 @@ def vech(X: Tensor) -> Tensor:
         >>> vech(torch.eye(2))
         tensor([1., 0., 1.])
     """
-    return tril_vector(X) * _scale(X.shape[-1], X, 1.0, math.sqrt(2))
+    return tril_vector(X) * _scale(X.shape[-1], 1.0, math.sqrt(2), X.dtype, X.device)
 
 
 def unvech(v: Tensor) -> Tensor:
@@ -35,7 +38,7 @@ def unvech(v: Tensor) -> Tensor:
         tensor([[1., 0.],
                 [0., 2.]])
     """
-    half = from_tril_vector(v * _scale(matrix_size(v), v, 0.5, math.sqrt(0.5)))
+    half = from_tril_vector(v * _scale(matrix_size(v), 0.5, math.sqrt(0.5), v.dtype, v.device))
     return half + half.mT
 
 
@@ -70,11 +73,13 @@ def matrix_size(v: Tensor) -> int:
     return n
 
 
-def _scale(n: int, like: Tensor, diagonal: float, off: float) -> Tensor:
-    i, j = torch.tril_indices(n, n, device=like.device)
-    return torch.full_like(i, off, dtype=like.dtype).masked_fill(i == j, diagonal)
+@constant
+def _scale(n: int, diagonal: float, off: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    i, j = torch.tril_indices(n, n, device=device)
+    return torch.full_like(i, off, dtype=dtype).masked_fill(i == j, diagonal)
 
 
+@constant
 def _entries(n: int, device: torch.device) -> Tensor:
     i, j = torch.tril_indices(n, n, device=device)
     return i * n + j
@@ -104,11 +109,26 @@ def put(v: Tensor, index: Tensor, size: int) -> Tensor:
     return _Put.apply(v, index, size)
 
 
+def gather(x: Tensor, index: Tensor) -> Tensor:
+    """`take` without a gradient."""
+    if numpy_may(x):  # which is quicker at that than torch, threefold
+        return torch.from_numpy(np.take(x.detach().numpy(), index.numpy(), axis=-1))
+    return x.index_select(-1, index)
+
+
+def scatter(v: Tensor, index: Tensor, size: int) -> Tensor:
+    """`put` without a gradient."""
+    zeros = v.new_zeros(*v.shape[:-1], size)
+    if values_readable(v):
+        return zeros.scatter_(-1, index.expand(v.shape), v.detach())
+    return zeros.index_copy(-1, index, v)
+
+
 # autograd's own gradient of a gather accumulates, and takes twice the time
 class _Take(Function):
     @staticmethod
     def forward(x: Tensor, index: Tensor) -> Tensor:
-        return x.index_select(-1, index)
+        return gather(x, index)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -125,8 +145,7 @@ class _Take(Function):
 class _Put(Function):
     @staticmethod
     def forward(v: Tensor, index: Tensor, size: int) -> Tensor:
-        zeros = v.new_zeros(*v.shape[:-1], size)
-        return zeros.index_copy_(-1, index, v) if values_readable(v) else zeros.index_copy(-1, index, v)
+        return scatter(v, index, size)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

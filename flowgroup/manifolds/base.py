@@ -81,6 +81,10 @@ class Manifold(geoopt.manifolds.base.Manifold):
             return "holds NaN or infinite values"
         return f"is {torch.linalg.vector_norm(x - self.projx(x)).item():.3g} away from it"
 
+    def settled(self, x: Tensor) -> Tensor:
+        """x, computed points, or points a few roundings away where rounding has taken them off the manifold."""
+        return x
+
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
         """The exponential map, or a cheaper map that agrees with it to first order."""
         return self.expmap(x, u)

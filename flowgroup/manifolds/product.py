@@ -91,6 +91,9 @@ class ProductManifold(Manifold):
     def projx(self, x: Tensor) -> Tensor:
         return self._joined("projx", x)
 
+    def settled(self, x: Tensor) -> Tensor:
+        return self._joined("settled", x)
+
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         return self._joined("proju", x, u)
 

@@ -8,12 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from flowgroup._checks import positive_integer
+from flowgroup._checks import positive_integer, values_readable
 from flowgroup.groups.base import LieGroup, MatrixLieGroup
 from flowgroup.groups.pullback import PullbackGroup
 from flowgroup.linalg import (
     Spectrum,
+    exp_cholesky,
     expm,
+    log_cholesky,
     logm,
     matrix_exp,
     powm,
@@ -21,10 +23,9 @@ from flowgroup.linalg import (
     unvech,
     vech,
 )
-from flowgroup.linalg.cholesky import cholesky, congruence, gram, inverse_congruence
+from flowgroup.linalg.cholesky import cholesky, congruence, inverse_congruence
 from flowgroup.linalg.scalar_functions import EXP, INV, LOG, LOG_SQUARED, LOG_SQUARED_SLOPE
 from flowgroup.linalg.spectral import above_noise
-from flowgroup.linalg.vech import put, take
 from flowgroup.manifolds.base import Manifold, whole_shape
 from flowgroup.manifolds.bures_wasserstein import BuresWassersteinSPD, PowerBuresWassersteinSPD
 from flowgroup.manifolds.euclidean import Euclidean
@@ -327,16 +328,24 @@ class LogCholeskySPD(SPDMatrices, PullbackGroup):
 
     def to_model(self, x: Tensor) -> Tensor:
         """log diag L, then the entries of L below it row by row, all over θ."""
-        L = cholesky(_power(x, self.theta))
-        v = torch.cat([L.diagonal(dim1=-2, dim2=-1).log(), take(L.flatten(-2), self._entries(x.device)[self.n :])], -1)
+        v = log_cholesky(_power(x, self.theta))
         return v if self.theta == 1 else v / self.theta
 
     def from_model(self, y: Tensor) -> Tensor:
-        v = y if self.theta == 1 else self.theta * y
-        diagonal, below = v.split([self.n, self.dim - self.n], -1)
-        v = torch.cat([diagonal.exp(), below], -1)
-        L = put(v, self._entries(y.device), self.n**2).unflatten(-1, (self.n, self.n))
-        return powm(gram(L), 1 / self.theta)
+        return powm(exp_cholesky(y if self.theta == 1 else self.theta * y), 1 / self.theta)
+
+    def settled(self, x: Tensor) -> Tensor:
+        """Where x has no Cholesky factor for its roundings, its diagonal 1 + 4nε times as large.
+
+        Between matrices of very different size geodesics pass some that are singular to rounding: the lower triangle
+        grows linearly, its diagonal only by a power.
+        """
+        info = torch.linalg.cholesky_ex(x.detach()).info
+        if values_readable(x) and x.device.type == "cpu" and not info.any():
+            return x
+        share = 4 * self.n * torch.finfo(x.dtype).eps
+        fails = (info != 0)[..., None, None]
+        return torch.where(fails, x + share * torch.diag_embed(x.diagonal(dim1=-2, dim2=-1)), x)
 
     def extra_repr(self) -> str:
         return f"{self.n}" + ("" if self.theta == 1 else f", theta={self.theta:g}")
@@ -350,11 +359,6 @@ class LogCholeskySPD(SPDMatrices, PullbackGroup):
         if spectrum is None:
             return density
         return density + log_det_of_power(spectrum, self.theta) - self.dim * math.log(abs(self.theta))
-
-    def _entries(self, device: torch.device) -> Tensor:
-        """Where the diagonal and the lower triangle are in a flattened matrix."""
-        i, j = torch.tril_indices(self.n, self.n, -1, device=device)
-        return torch.cat([torch.arange(self.n, device=device) * (self.n + 1), i * self.n + j])
 
 
 def _power(x: Tensor, theta: float) -> Tensor:

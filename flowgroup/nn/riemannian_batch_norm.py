@@ -179,7 +179,7 @@ class RiemannianBatchNorm(nn.Module):
         """x̃ and new means as points of the space."""
         means = {name: mean.detach() for name, mean in means.items()}
         out, means = _mapped_together(self.space.from_model, self.space.model is self.space, out, means)
-        return out, {name: mean.detach() for name, mean in means.items()}
+        return out, {name: self.space.settled(mean.detach()) for name, mean in means.items()}
 
     def _means(self) -> tuple[str, ...]:
         """The names of the running means that the forward pass reads."""
