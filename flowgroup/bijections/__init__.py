@@ -1,6 +1,7 @@
 """Stateless maths of invertible maps: (x, parameters) → (y, log|det|)."""
 
 from flowgroup.bijections.affine import Additive, Affine
+from flowgroup.bijections.axis import AxisMoebius, AxisSpline
 from flowgroup.bijections.base import Bijection
 from flowgroup.bijections.combinators import Chain, Inverse
 from flowgroup.bijections.linear import GivensLinear, HouseholderLinear, LULinear, QRLinear
@@ -12,6 +13,8 @@ from flowgroup.bijections.spline import RationalQuadraticSpline
 __all__ = [
     "Additive",
     "Affine",
+    "AxisMoebius",
+    "AxisSpline",
     "Bijection",
     "Chain",
     "CircularShift",

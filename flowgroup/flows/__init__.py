@@ -28,6 +28,7 @@ from flowgroup.flows.bases import (
     MixtureNormal,
     MixtureVonMisesFisher,
     MultivariateNormal,
+    Product,
     RiemannianGaussian,
     SphereUniform,
     TorusUniform,
@@ -35,10 +36,12 @@ from flowgroup.flows.bases import (
     VonMisesFisher,
     WrappedNormal,
 )
+from flowgroup.flows.chain_rule import ChainRule
 from flowgroup.flows.coupling import Coupling
 from flowgroup.flows.elementwise import Elementwise
 from flowgroup.flows.flow import Flow, FlowDistribution
 from flowgroup.flows.image import MultiScale, PerPixel, Squeeze
+from flowgroup.flows.internal_coordinates import InternalCoordinates, stiff_torsions, z_matrix
 from flowgroup.flows.linear import GivensLinear, HouseholderLinear, LULinear, Permutation, QRLinear
 from flowgroup.flows.mean_free import MeanFreeChart
 from flowgroup.flows.recipes import IAF, MAF, NCSF, NICE, NSF, Glow, RealNVP, SphereFlow
@@ -63,6 +66,7 @@ __all__ = [
     "Base",
     "BoxUniform",
     "Chain",
+    "ChainRule",
     "CircularShift",
     "Coupling",
     "DiagonalNormal",
@@ -73,6 +77,7 @@ __all__ = [
     "GivensLinear",
     "Glow",
     "HouseholderLinear",
+    "InternalCoordinates",
     "Inverse",
     "LULinear",
     "LeakyReLU",
@@ -87,6 +92,7 @@ __all__ = [
     "MultivariateNormal",
     "PerPixel",
     "Permutation",
+    "Product",
     "QRLinear",
     "RationalQuadraticSpline",
     "RealNVP",
@@ -108,4 +114,6 @@ __all__ = [
     "VonMises",
     "VonMisesFisher",
     "WrappedNormal",
+    "stiff_torsions",
+    "z_matrix",
 ]
