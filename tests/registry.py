@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowgroup import bijections, flows
-from flowgroup.manifolds import SPD, Manifold, MeanFree, Sphere, constraints
+from flowgroup.manifolds import SPD, Manifold, MeanFree, Product, Sphere, Torus, constraints
 
 Points = Callable[..., Tensor]
 """(number, dtype=…, device=…) → that many random events."""
@@ -178,6 +178,15 @@ BIJECTIONS = [
 
 _ANGLE = {"bins": 5, "bound": math.pi, "tails": "circular"}
 
+# references in any order, the third atom bonded to the first
+_RING = [(2, -1, -1, -1), (0, 2, -1, -1), (1, 2, 0, -1), (3, 1, 0, 2), (5, 3, 0, 2), (4, 2, 1, 0)]
+
+
+def _angles_then_numbers(context: int = 0) -> flows.ChainRule:
+    angles = flows.Autoregressive(bijections.RationalQuadraticSpline(**_ANGLE), 2, context, (16,))
+    return flows.ChainRule(angles, flows.Autoregressive(_spline(), 3, context + 4, (16,)), context=context)
+
+
 TRANSFORMS = [
     Entry(flows.ActNorm, lambda: flows.ActNorm(3), normal(3, scale=5)),
     Entry(flows.ActNorm, lambda: flows.ActNorm(2, event_dim=3), normal(2, 3, 2, scale=5), label="image"),
@@ -187,6 +196,20 @@ TRANSFORMS = [
         normal(3, 4, 4),
     ),
     *without_and_with_context(flows.PerPixel, lambda **c: flows.PerPixel(flows.LULinear(2, **c)), normal(2, 3, 2)),
+    *(
+        Entry(
+            flows.InternalCoordinates,
+            lambda rows=rows, stiff=stiff: flows.InternalCoordinates(rows, stiff),
+            on(flows.InternalCoordinates(rows).manifold),
+            label=label,
+        )
+        for rows, stiff, label in (
+            (flows.z_matrix([(0, 1), (1, 2), (2, 3)]), None, ""),
+            (_RING, None, "several-generations"),
+            (_RING, {5: 0.3, 4: -3.0}, "stiff"),
+            (flows.z_matrix([(0, i) for i in range(1, 5)]), {3: 2.0, 4: -2.0}, "all-stiff"),
+        )
+    ),
     Entry(flows.Permutation, lambda: flows.Permutation(4), normal(4)),
     Entry(flows.Permutation, lambda: flows.Permutation(4, "random"), normal(4), label="random"),
     *without_and_with_context(flows.GivensLinear, lambda **c: flows.GivensLinear(4, **c), normal(4)),
@@ -194,6 +217,7 @@ TRANSFORMS = [
     *without_and_with_context(flows.LULinear, lambda **c: flows.LULinear(4, **c), normal(4)),
     *without_and_with_context(flows.QRLinear, lambda **c: flows.QRLinear(4, **c), normal(4)),
     *without_and_with_context(flows.Elementwise, lambda **c: flows.Elementwise(_spline(), 3, **c), normal(3, scale=2)),
+    *without_and_with_context(flows.ChainRule, lambda **c: _angles_then_numbers(**c), normal(5)),
     *without_and_with_context(
         flows.Coupling,
         lambda **c: flows.Coupling(flows.Affine(), 3, hidden_features=(16,), **c),
@@ -320,6 +344,14 @@ BASES = [
     _base(flows.MixtureNormal, 3, components=4, points=normal(3)),
     _base(flows.MixtureVonMisesFisher, 2, components=4, points=unit_vectors(3)),
     _base(flows.MultivariateNormal, 3, points=normal(3)),
+    _base(flows.Product, flows.TorusUniform(1), flows.DiagonalNormal(2), points=box(3, lower=-3, upper=3)),
+    _base(
+        flows.Product,
+        flows.VonMises(1, trainable=True),
+        flows.WrappedNormal(Sphere(2), trainable=True),
+        points=on(Product(Torus(1), Sphere(2))),
+        label="trainable",
+    ),
     _base(flows.RiemannianGaussian, SPD(3), scale=0.5, points=on(SPD(3))),
     _base(flows.RiemannianGaussian, SPD(2), trainable=True, points=on(SPD(2)), label="trainable"),
     _base(flows.RiemannianGaussian, SPD(2, metric="log-cholesky"), points=on(SPD(2)), label="flat"),
@@ -361,5 +393,13 @@ RECIPES = [
     *_recipe(flows.SphereFlow, 3, transforms=1, bins=3, circle="moebius", points=unit_vectors(4), label="moebius"),
 ]
 
-# What is public and has no laws of its own: contracts, and what only holds others.
-ABSTRACT = {bijections.Bijection, flows.Transform, flows.Base, flows.Flow, flows.FlowDistribution}
+# What is public and has no laws of its own: contracts, what only holds others, and helpers.
+ABSTRACT = {
+    bijections.Bijection,
+    flows.Base,
+    flows.Flow,
+    flows.FlowDistribution,
+    flows.Transform,
+    flows.stiff_torsions,
+    flows.z_matrix,
+}

@@ -2,6 +2,7 @@
 
 from flowgroup.distributions.mixture import Mixture
 from flowgroup.distributions.normal import DiagonalNormal, MultivariateNormal
+from flowgroup.distributions.product import Product
 from flowgroup.distributions.riemannian_gaussian import RiemannianGaussian
 from flowgroup.distributions.toy import Checkerboard, EightGaussians, Rings, TwoMoons
 from flowgroup.distributions.uniform import BoxUniform, SphereUniform, TorusUniform
@@ -15,6 +16,7 @@ __all__ = [
     "EightGaussians",
     "Mixture",
     "MultivariateNormal",
+    "Product",
     "RiemannianGaussian",
     "Rings",
     "SphereUniform",

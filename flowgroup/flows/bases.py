@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, transform_to
 from torch.distributions.constraints import Constraint
 
-from flowgroup import distributions
+from flowgroup import distributions, manifolds
 from flowgroup.manifolds import Manifold, Sphere
+from flowgroup.manifolds._space import space_of
 from flowgroup.manifolds.constraints import OnManifold
 
 
@@ -231,3 +232,19 @@ def MixtureVonMisesFisher(dim: int, components: int, concentration: float = 1.0,
     loc = Sphere(dim).random_uniform(components, dim + 1)
     kappa = torch.full((components,), float(concentration))
     return Mixture(Base(distributions.VonMisesFisher, trainable, loc=loc, concentration=kappa), trainable)
+
+
+def Product(*parts: Base) -> Base:
+    """Independent parts, joined to one vector.
+
+    Example:
+        >>> Product(TorusUniform(1), DiagonalNormal(2)).log_prob(torch.zeros(3))
+        tensor(-3.6758)
+    """
+    each = [part.distribution() for part in parts]
+    manifold = manifolds.Product(*(space_of(f"part {i}", p.event_shape, p.support) for i, p in enumerate(each)))
+    return Base(partial(_joined, manifold), **{f"part{i}": part for i, part in enumerate(parts)})
+
+
+def _joined(manifold: Manifold, validate_args: bool = True, **parts: Distribution) -> Distribution:
+    return distributions.Product(manifold, *parts.values())
