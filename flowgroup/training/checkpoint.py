@@ -7,6 +7,7 @@ import io
 import math
 import os
 import pickle
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,28 @@ from flowgroup.training.parallel import Processes
 
 
 class RunState:
-    """Everything that changes during a run: weights, optimizer, history, best weights, the user's generators."""
+    """Everything that changes during a run: weights, optimizer, history, best weights, the user's generators.
 
-    def __init__(self, module: nn.Module, optimizer: Optimizer, generators: list[torch.Generator]):
-        self.module, self.optimizer, self.generators = module, optimizer, generators
+    Args:
+        module, optimizer, generators: of the user.
+        others: more with `state_dict` and `load_state_dict` that changes: an objective that tunes itself.
+    """
+
+    def __init__(
+        self, module: nn.Module, optimizer: Optimizer, generators: list[torch.Generator], others: Sequence[Any] = ()
+    ):
+        self.module, self.optimizer, self.generators, self.others = module, optimizer, generators, others
         self.history = History()
         self.best: dict[str, Any] | None = None
 
-    def record(self, train: float, validation: float | None, seconds: float) -> None:
+    def record(self, train: float, validation: float | None, seconds: float, metrics: dict[str, float]) -> None:
         """Note an epoch, and its weights if they are the best so far."""
         h = self.history
         h.train.append(train)
         h.lr.append(float(self.optimizer.param_groups[0]["lr"]))
         h.seconds += seconds
+        for name, value in metrics.items():
+            h.metrics.setdefault(name, []).append(value)
         if validation is not None:
             h.validation.append(validation)
             if validation < (math.inf if h.best_epoch is None else h.validation[h.best_epoch]):
@@ -57,6 +67,7 @@ class RunState:
             "history": asdict(self.history),
             "best": self.best,
             "generators": [g.get_state() for g in self.generators],
+            "others": [o.state_dict() for o in self.others],
         }
 
     def load(self, content: dict[str, Any]) -> None:
@@ -67,6 +78,8 @@ class RunState:
         self.best = content["best"]
         for g, state in zip(self.generators, content["generators"]):
             g.set_state(state)
+        for other, state in zip(self.others, content.get("others", [])):
+            other.load_state_dict(state)
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -90,7 +103,7 @@ def load_checkpoint(path: Path, data: bytes, settings: dict[str, Any]) -> dict[s
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         stored = content["settings"]
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise ValueError(f"checkpoint {path} cannot be read as one of fit_to_data: {error}") from error
+        raise ValueError(f"checkpoint {path} cannot be read as one of a training run: {error}") from error
     differences = [
         f"{k}={stored.get(k)!r} then, {k}={settings.get(k)!r} now"
         for k in sorted(stored.keys() | settings.keys())

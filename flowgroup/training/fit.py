@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
-import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -15,10 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from flowgroup.flows import Flow
-from flowgroup.training.checkpoint import RunState, load_checkpoint, save_checkpoint
+from flowgroup.training.checkpoint import RunState
 from flowgroup.training.data import Batch, Data, Source, batches, open_source
-from flowgroup.training.descent import SCHEDULES, Descent, DivergenceError, adamw
+from flowgroup.training.descent import Descent
 from flowgroup.training.history import History
+from flowgroup.training.loop import Part, Run, check_common_arguments, common_settings, make_optimizer
 from flowgroup.training.parallel import Processes, data_parallel, processes
 from flowgroup.training.randomness import seeded
 
@@ -104,130 +101,65 @@ def fit_to_data(
         >>> bool(history.train[-1] < 1.55)  # the entropy of this normal is 1.45 nats
         True
     """
-    _check_arguments(
-        flow, epochs, batch_size, schedule, clip_grad_norm, patience, validation, checkpoint_every, augment, seed
+    check_common_arguments(
+        flow,
+        schedule,
+        clip_grad_norm,
+        seed,
+        epochs=epochs,
+        batch_size=batch_size,
+        checkpoint_every=checkpoint_every,
+        patience=patience,
     )
-    path = None if checkpoint is None else Path(checkpoint)
+    if patience is not None and validation is None:
+        raise ValueError("patience needs validation data: without it there is no telling when to stop")
+    if augment is not None and not callable(augment):
+        raise TypeError(f"augment must be callable, got {type(augment).__name__}")
     with processes(flow) as group:
         train = open_source(flow, "data", data, batch_size, True, group)
         valid = None if validation is None else open_source(flow, "validation", validation, batch_size, False, group)
         if train.steps is None and schedule != "constant":
             raise ValueError(f"schedule={schedule!r} needs data of known length; use schedule='constant'")
-        params = [p for p in flow.parameters() if p.requires_grad]
-        stepper = adamw(params, lr, weight_decay) if optimizer is None else optimizer(params)
-        if not isinstance(stepper, Optimizer):
-            raise TypeError(f"optimizer must give a torch.optim.Optimizer, got {type(stepper).__name__}")
+        stepper = make_optimizer(flow, optimizer, lr, weight_decay)
         steps = None if train.steps is None else epochs * train.steps
-        settings = {
-            "flow": _fingerprint(flow),
-            "optimizer": type(stepper).__name__,
-            "lr": [float(g["lr"]) for g in stepper.param_groups],
-            "weight_decay": [float(g.get("weight_decay", 0.0)) for g in stepper.param_groups],
-            "schedule": schedule,
-            "steps": steps if schedule != "constant" else None,
-            "steps_per_epoch": train.steps,
-            "batch_size": batch_size,
-            "clip_grad_norm": clip_grad_norm,
-            "augment": augment is not None,
-            "validation": valid is not None,
-            "seed": seed,
-        }
+        settings = common_settings(
+            flow,
+            stepper,
+            schedule,
+            steps,
+            steps_per_epoch=train.steps,
+            batch_size=batch_size,
+            clip_grad_norm=clip_grad_norm,
+            augment=augment is not None,
+            validation=valid is not None,
+            seed=seed,
+        )
         descent = Descent(flow, stepper, schedule, steps, clip_grad_norm, group)
         state = RunState(flow, stepper, train.generators + (valid.generators if valid else []))
+        path = None if checkpoint is None else Path(checkpoint)
+        run = Run(flow, state, descent, group, settings, seed, steps, path, checkpoint_every, progress)
+        run.start(resume)
 
-        stored = group.from_first(path.read_bytes() if path and resume and group.first and path.exists() else b"")
-        if stored:
-            state.load(load_checkpoint(path, stored, settings))
-        else:
-            state.agree(group)
-        history = state.history
+        model = torch.compile(flow) if compile else flow
+        with data_parallel(model, group) as wrapped:
 
-        bar = _progress_bar(steps, history.steps) if progress and group.first else None
-        try:
-            descent.keep_()
-            if not stored:
-                _initialise(flow, train, augment, group, seed)
-            model = torch.compile(flow) if compile else flow
-            with data_parallel(model, group) as wrapped:
-                while not _finished(history, epochs, patience):
-                    start, epoch = time.perf_counter(), len(history.train)
-                    with seeded(group.device, seed, epoch, 1 + group.rank):
-                        flow.train()
-                        total, rows = 0.0, 0
-                        for batch in batches(flow, train, group, seed, epoch):
-                            log_prob = wrapped(*_augmented(augment, batch))
-                            loss = -log_prob.sum() * (min(batch.own, 1) / batch.joint)
-                            total += descent.step(loss, epoch, history.steps) * batch.joint
-                            rows += batch.joint
-                            history.steps += 1
-                            if bar is not None:
-                                bar.update()
-                        flow.eval()
-                        group.share_(flow.buffers())  # running statistics: each process had its own until here
-                        loss = None if valid is None else _mean_loss(model, flow, valid, group, seed, epoch)
-                    if rows == 0:
-                        raise ValueError("data gives no batches")
-                    if loss is not None and math.isnan(loss):
-                        raise DivergenceError("validation loss became nan", epoch, history.steps)
-                    state.record(total / rows, loss, group.sum(_seconds_since(start, group)).item())
-                    if bar is not None:
-                        bar.set_postfix_str(f"epoch {epoch}, {history.losses()}", refresh=False)
-                    due = (epoch + 1) % checkpoint_every == 0 or _finished(history, epochs, patience)
-                    if path and group.first and due:
-                        save_checkpoint(path, {"settings": settings, **state.content()})
-        except DivergenceError:
-            descent.restore_()
-            state.restore_best_()
-            raise
-        finally:
-            if bar is not None:
-                bar.close()
-            stepper.zero_grad(set_to_none=True)
-            flow.eval()
-        state.restore_best_()
-        group.wait()
-    return history
+            def parts(epoch: int) -> Iterator[Part]:
+                if epoch == 0:
+                    _initialise(flow, train, augment, group, seed)
+                for batch in batches(flow, train, group, seed, epoch):
+                    log_prob = wrapped(*_augmented(augment, batch))
+                    yield Part(-log_prob.sum() * (min(batch.own, 1) / batch.joint), batch.joint)
 
+            def validate(epoch: int) -> float:
+                return _mean_loss(model, flow, valid, group, seed, epoch)
 
-def _check_arguments(
-    flow, epochs, batch_size, schedule, clip_grad_norm, patience, validation, checkpoint_every, augment, seed
-) -> None:
-    if not isinstance(flow, Flow):
-        raise TypeError(f"flow must be a flowgroup.flows.Flow, got {type(flow).__name__}")
-    if not any(p.requires_grad and p.numel() for p in flow.parameters()):
-        raise ValueError("flow has no trainable parameters: nothing to fit")
-    counts = {"epochs": epochs, "batch_size": batch_size, "checkpoint_every": checkpoint_every}
-    if patience is not None:
-        counts["patience"] = patience
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be an integer, 0 or larger, got {seed!r}")
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {sorted(SCHEDULES)}, got {schedule!r}")
-    if clip_grad_norm is not None and not clip_grad_norm > 0:
-        raise ValueError(f"clip_grad_norm must be positive or None, got {clip_grad_norm!r}")
-    if patience is not None and validation is None:
-        raise ValueError("patience needs validation data: without it there is no telling when to stop")
-    if augment is not None and not callable(augment):
-        raise TypeError(f"augment must be callable, got {type(augment).__name__}")
+            run.epochs(parts, lambda h: _finished(h, epochs, patience), None if valid is None else validate)
+    return state.history
 
 
 def _finished(history: History, epochs: int, patience: int | None) -> bool:
     best = -1 if history.best_epoch is None else history.best_epoch
     return len(history.train) >= epochs or (patience is not None and len(history.train) - 1 - best >= patience)
-
-
-def _seconds_since(start: float, group: Processes) -> Tensor:
-    """Of the first process; nothing on the others, so that the sum is the same on all."""
-    return torch.tensor(time.perf_counter() - start if group.first else 0.0, device=group.device)
-
-
-def _fingerprint(flow: Flow) -> str:
-    """Which tensors the flow has: their number and a hash of names, shapes and dtypes."""
-    tensors = [(k, tuple(v.shape), str(v.dtype)) for k, v in flow.state_dict().items() if isinstance(v, Tensor)]
-    return f"{len(tensors)} tensors {hashlib.sha256(repr(tensors).encode()).hexdigest()[:12]}"
 
 
 def _augmented(augment, batch: Batch) -> tuple[Tensor, Tensor | None]:
@@ -273,14 +205,3 @@ def _mean_loss(model: Callable, flow: Flow, source: Source, group: Processes, se
     if rows == 0:
         raise ValueError("validation gives no batches")
     return -total / rows
-
-
-def _progress_bar(steps: int | None, done: int):
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        warnings.warn(
-            "the progress bar needs tqdm: pip install 'flowgroup[train]'; training goes on without", stacklevel=3
-        )
-        return None
-    return tqdm(total=steps, initial=done, desc="fit", unit="step")

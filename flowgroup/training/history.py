@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(repr=False)
 class History:
-    """Losses per epoch (negative log-likelihood in nats per data point) and what else a run tells.
+    """Losses per epoch (in nats; negative log-likelihood per data point) and what else a run tells.
 
     Attributes:
         train: mean loss over the batches of each epoch, while the weights were moving.
@@ -16,6 +16,7 @@ class History:
         best_epoch: index of the lowest finite validation loss, None before there is one.
         steps: optimizer steps so far.
         seconds: time spent, over all resumed parts of the run.
+        metrics: what else the loss told in each epoch, by name: means over steps, or totals of what is counted.
 
     Example:
         >>> History(train=[2.5, 2.1], validation=[2.4, 2.2], lr=[1e-3, 5e-4], best_epoch=1, steps=20, seconds=1.5)
@@ -28,15 +29,16 @@ class History:
     best_epoch: int | None = None
     steps: int = 0
     seconds: float = 0.0
+    metrics: dict[str, list[float]] = field(default_factory=dict)
 
     def losses(self) -> str:
-        """The losses of the last epoch in words."""
+        """The losses and metrics of the last epoch in words."""
         text = f"train {self.train[-1]:.4f}" if self.train else "no epoch yet"
         if self.validation:
             text += f", validation {self.validation[-1]:.4f}"
         if self.best_epoch is not None:
             text += f", best {self.validation[self.best_epoch]:.4f} at epoch {self.best_epoch}"
-        return text
+        return text + "".join(f", {name} {values[-1]:.4g}" for name, values in self.metrics.items())
 
     def __repr__(self) -> str:
         return f"History({len(self.train)} epochs, {self.steps} steps, {self.seconds:.1f} s: {self.losses()})"
@@ -65,6 +67,6 @@ class History:
         if self.best_epoch is not None:
             ax.plot(self.best_epoch, self.validation[self.best_epoch], "o", color="black", label="best")
         ax.set_xlabel("epoch")
-        ax.set_ylabel("negative log-likelihood (nats)")
+        ax.set_ylabel("loss (nats)")
         ax.legend()
         return ax
