@@ -8,6 +8,7 @@ from flowgroup.bijections.linear import GivensLinear, HouseholderLinear, LULinea
 from flowgroup.bijections.maps import CircularShift, Exp, LeakyReLU, Sigmoid, Softplus, Tanh
 from flowgroup.bijections.moebius import Moebius, MoebiusMixture, SphereMoebius
 from flowgroup.bijections.monotone import Monotone
+from flowgroup.bijections.projective import ProjectiveConvexGradient, ProjectiveLinear, ProjectiveMoebius
 from flowgroup.bijections.spline import RationalQuadraticSpline
 
 __all__ = [
@@ -27,6 +28,9 @@ __all__ = [
     "Moebius",
     "MoebiusMixture",
     "Monotone",
+    "ProjectiveConvexGradient",
+    "ProjectiveLinear",
+    "ProjectiveMoebius",
     "QRLinear",
     "RationalQuadraticSpline",
     "Sigmoid",

@@ -156,8 +156,8 @@ class AxisSpline(_AxisMap):
         >>> f = AxisSpline(bins=4)
         >>> params = f.initial_params()
         >>> params[-1] = torch.pi / 2  # a quarter turn about z
-        >>> f.forward(torch.tensor([1.0, 0.0, 0.0, 0.0]), params)
-        (tensor([0.7071, 0.0000, 0.0000, 0.7071]), tensor(0.))
+        >>> f.forward(torch.tensor([1.0, 0.0, 0.0, 0.0]), params)[0]
+        tensor([0.7071, 0.0000, 0.0000, 0.7071])
     """
 
     def __init__(self, bins: int, side: str = "space"):
