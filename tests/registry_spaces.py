@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flowgroup.groups import SO, SO2, SO3, Group, UnitQuaternions
+from flowgroup.groups import SE3, SO, SO2, SO3, Group, UnitQuaternions
 from flowgroup.manifolds import (
     SPD,
     Correlation,
@@ -19,6 +19,7 @@ from flowgroup.manifolds import (
     MeanFree,
     Product,
     Pullback,
+    RigidBodies,
     Sphere,
     Stiefel,
     Torus,
@@ -53,6 +54,7 @@ MANIFOLDS = [
     Space(lambda: SO3()),
     Space(lambda: UnitQuaternions()),
     Space(lambda: SO(4)),
+    Space(lambda: SE3()),
     Space(lambda: SPD(3)),
     Space(lambda: SPD(2, theta=0.5, alpha=1.3, beta=0.1)),
     Space(lambda: SPD(2, "cholesky-right-invariant")),
@@ -67,6 +69,8 @@ MANIFOLDS = [
     Space(lambda: MeanFree(2, 1)),
     Space(lambda: MeanFree(4, 2)),
     Space(lambda: Product(Sphere(2), Torus(1))),
+    Space(lambda: RigidBodies(2, box=(1.0, 2.0, 1.5))),
+    Space(lambda: RigidBodies(2)),
     Space(lambda: Product(Euclidean(3), SO3())),
 ]
 
@@ -79,6 +83,7 @@ GROUPS = [
     Space(lambda: UnitQuaternions(), moves=(3,)),
     Space(lambda: SO(2), moves=(2,)),
     Space(lambda: SO(4), moves=(4,)),
+    Space(lambda: SE3(), moves=(3,)),
     Space(lambda: SPD(3), moves=(3,)),
     Space(lambda: SPD(2, theta=0.5, alpha=1.3, beta=0.1), moves=(2, 2)),
     Space(lambda: SPD(2, "cholesky-right-invariant"), moves=(2, 2)),

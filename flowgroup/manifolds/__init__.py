@@ -7,6 +7,7 @@ from flowgroup.manifolds.euclidean import Euclidean
 from flowgroup.manifolds.mean_free import MeanFree
 from flowgroup.manifolds.product import Product
 from flowgroup.manifolds.pullback import Pullback
+from flowgroup.manifolds.rigid_bodies import RigidBodies
 from flowgroup.manifolds.spd import SPD
 from flowgroup.manifolds.sphere import Sphere
 from flowgroup.manifolds.stiefel import Stiefel
@@ -20,6 +21,7 @@ __all__ = [
     "MeanFree",
     "Product",
     "Pullback",
+    "RigidBodies",
     "Sphere",
     "Stiefel",
     "Torus",
