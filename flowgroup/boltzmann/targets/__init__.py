@@ -3,6 +3,7 @@
 from flowgroup.boltzmann.targets.base import Target
 from flowgroup.boltzmann.targets.many_well import DoubleWell, ManyWell
 from flowgroup.boltzmann.targets.particles import DW4, LennardJones
+from flowgroup.boltzmann.targets.rotor import MethaneInField, TetrahedralRotor
 from flowgroup.boltzmann.targets.water import RigidWater, bodies_to_sites, sites_to_bodies
 
 __all__ = [
@@ -10,8 +11,10 @@ __all__ = [
     "DoubleWell",
     "LennardJones",
     "ManyWell",
+    "MethaneInField",
     "RigidWater",
     "Target",
+    "TetrahedralRotor",
     "bodies_to_sites",
     "sites_to_bodies",
 ]

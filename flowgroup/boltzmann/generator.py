@@ -1,0 +1,227 @@
+"""A Boltzmann generator: a flow, the target it learns to sample, and the report on how well it does."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from flowgroup._checks import check_event_shape, positive_integer
+from flowgroup.boltzmann.objectives import Objective, SampleBase, describe, reverse_kl
+from flowgroup.boltzmann.report import Report, make_report, title
+from flowgroup.boltzmann.targets import Target
+from flowgroup.flows import Flow
+from flowgroup.training import History, minimise
+from flowgroup.training.randomness import seeded
+
+
+class BoltzmannGenerator:
+    """A flow q trained towards p(x) = e^{−u(x)}/Z; its samples with the weights e^{−u}/q are those of p.
+
+    Args:
+        flow: q; moved and trained in place.
+        target: u, on the flow's device.
+
+    Attributes:
+        history: of the last `fit`, None before.
+
+    Raises:
+        TypeError, ValueError: what is no flow or target; events that do not fit.
+
+    Source: Boltzmann Generators: Sampling equilibrium states of many-body systems with deep learning, 2019,
+        arXiv 1812.01729.
+
+    Example:
+        >>> from flowgroup import boltzmann, flows
+        >>> target = boltzmann.TetrahedralRotor(beta=1.0)
+        >>> generator = BoltzmannGenerator(flows.RotationFlow(transforms=2), target)
+        >>> history = generator.fit(steps=40, batch_size=128, progress=False)
+        >>> report = generator.report(samples=1000)
+        >>> bool(abs(report.log_z.value - target.log_z) < 0.1)
+        True
+    """
+
+    def __init__(self, flow: Flow, target: Target):
+        if not isinstance(flow, Flow):
+            raise TypeError(f"flow must be a flowgroup.flows.Flow, got {type(flow).__name__}")
+        if not isinstance(target, Target):
+            raise TypeError(f"target must be a flowgroup.boltzmann.Target, got {type(target).__name__}")
+        if tuple(flow.event_shape) != tuple(target.event_shape):
+            raise ValueError(
+                f"flow has events of shape {tuple(flow.event_shape)}, but target of {tuple(target.event_shape)}"
+            )
+        if flow.context_features:
+            raise ValueError(f"flow must have no context, got one of size {flow.context_features}")
+        self.flow, self.target = flow, target
+        self.history: History | None = None
+
+    def fit(
+        self,
+        steps: int = 2000,
+        batch_size: int = 256,
+        *,
+        objective: Objective = reverse_kl,
+        data: Tensor | None = None,
+        lr: float = 5e-3,
+        weight_decay: float = 0.0,
+        optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
+        schedule: str = "cosine",
+        clip_grad_norm: float | None = 5.0,
+        steps_per_epoch: int = 20,
+        checkpoint: str | os.PathLike | None = None,
+        checkpoint_every: int = 1,
+        resume: bool = True,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> History:
+        """min_θ objective(q_θ, p) by stochastic gradient descent; by default the reverse Kullback–Leibler divergence.
+
+        A run that was killed and is called again with the same checkpoint ends bit for bit like one that was not.
+
+        Args:
+            steps: optimizer steps.
+            batch_size: samples of each.
+            objective: `reverse_kl`, `maximum_likelihood`, `FAB()`, a `Mixture`, or a function like them. Options are
+                filled in by functools.partial, as in `partial(reverse_kl, path_gradient=True, cap=1e4)`.
+            data: equilibrium samples (rows, *event) for objectives that learn from them.
+            lr, weight_decay, optimizer, schedule, clip_grad_norm, steps_per_epoch, checkpoint, checkpoint_every,
+                resume, seed, progress: as in `training.minimise`.
+
+        Returns:
+            The loss in kT per epoch of `steps_per_epoch` steps, and in `metrics` the mean "ESS" of the batches, how
+            many energies were "nonfinite", and the "energies" evaluated.
+
+        Raises:
+            TypeError, ValueError: wrong arguments, a checkpoint of another run.
+            DivergenceError: the loss or a gradient became NaN or infinite.
+        """
+        positive_integer("batch_size", batch_size)
+        if not callable(objective):
+            raise TypeError(f"objective must be callable, as reverse_kl is, got {type(objective).__name__}")
+        if data is not None:
+            check_event_shape("data", data, tuple(self.target.event_shape))
+            if data.dim() != len(self.target.event_shape) + 1 or len(data) == 0:
+                raise ValueError(f"data must be rows (n, *event), n > 0, got shape {tuple(data.shape)}")
+            parameter = next(self.flow.parameters())
+            data = data.to(parameter.device, parameter.dtype)
+        self.history = minimise(
+            self.flow,
+            _Loss(objective, self.target, batch_size, data),
+            steps=steps,
+            lr=lr,
+            weight_decay=weight_decay,
+            optimizer=optimizer,
+            schedule=schedule,
+            clip_grad_norm=clip_grad_norm,
+            steps_per_epoch=steps_per_epoch,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+            seed=seed,
+            progress=progress,
+            settings={
+                "objective": describe(objective),
+                "target": title(self.target),
+                "batch_size": batch_size,
+                "rows": None if data is None else len(data),
+            },
+        )
+        return self.history
+
+    def sample(self, shape: Sequence[int] = ()) -> Tensor:
+        """Samples (*shape, *event) of the flow, to be weighted by their `log_weights`."""
+        return self.flow.sample(shape)
+
+    @torch.no_grad()
+    def log_weights(self, x: Tensor) -> Tensor:
+        """log w = −u(x) − log q(x) − log_unit_volume, −∞ where u is NaN or infinite; the mean of w over q is Z.
+
+        Args:
+            x: configurations (*batch, *event).
+        """
+        return _log_weights(self.target.energy(x), self.flow.log_prob(x), self.target)
+
+    @torch.no_grad()
+    def report(
+        self, samples: int = 10_000, *, data: Tensor | None = None, batch_size: int = 1000, seed: int = 0
+    ) -> Report:
+        """How good the generator is: log Z, effective sample size, energies and mode weights of fresh samples.
+
+        Of a flow with a `SampleBase` each row is used at most once, so that error bars are right; samples beyond the
+        rows are left out.
+
+        Args:
+            samples: how many to draw.
+            data: equilibrium samples (rows, *event) of the target, for what only they can tell.
+            batch_size: samples at a time.
+            seed: of the draws.
+        """
+        positive_integer("samples", samples)
+        positive_integer("batch_size", batch_size)
+        self.flow.eval()
+        device = next(self.flow.parameters()).device
+        with seeded(device, seed):
+            drawn = [(x, log_q, self.target._energy(x)) for x, log_q in self._draws(samples, batch_size)]
+        x, log_q, energy = (torch.cat(parts) for parts in zip(*drawn))
+        log_w = _log_weights(energy, log_q, self.target)
+        told = None
+        if data is not None:
+            told = self.target.energy(data), torch.cat([self.flow.log_prob(rows) for rows in data.split(batch_size)])
+            told = told[0], _log_weights(*told, self.target)
+        return make_report(self.target, x, energy, log_w, told, self.history, isinstance(self.flow.base, SampleBase))
+
+    def _draws(self, samples: int, batch_size: int):
+        base = self.flow.base
+        if isinstance(base, SampleBase):
+            for rows in torch.randperm(len(base.x), device=base.x.device)[:samples].split(batch_size):
+                x, logdet = self.flow.transform.inverse(base.x[rows])
+                yield x, base.x_log_prob[rows] - logdet
+            return
+        for start in range(0, samples, batch_size):
+            yield self.flow.rsample_and_log_prob((min(batch_size, samples - start),))
+
+    def __repr__(self) -> str:
+        size = sum(p.numel() for p in self.flow.parameters() if p.requires_grad)
+        return (
+            f"BoltzmannGenerator({title(self.target)}, flow of {size} parameters)"
+        )
+
+
+def _log_weights(energy: Tensor, log_q: Tensor, target: Target) -> Tensor:
+    log_w = -energy - log_q - target.log_unit_volume
+    return torch.where(log_w.isfinite(), log_w, -math.inf)
+
+
+class _Loss:
+    """The objective with all but the flow filled in; energies are counted."""
+
+    def __init__(self, objective: Objective, target: Target, n: int, data: Tensor | None):
+        self.objective, self.target, self.n, self.data = objective, _Counted(target), n, data
+        if hasattr(objective, "state_dict"):
+            self.state_dict: Callable[[], Any] = objective.state_dict
+            self.load_state_dict = objective.load_state_dict
+
+    def __call__(self, flow: Flow) -> tuple[Tensor, dict[str, Tensor]]:
+        self.target.count = 0
+        loss, metrics = self.objective(flow, self.target, self.n, self.data)
+        return loss, {**metrics, "energies": torch.tensor(self.target.count, device=loss.device)}
+
+
+class _Counted(Target):
+    """A target that counts how many energies were asked for, and takes any x: a NaN is to be counted, not refused."""
+
+    def __init__(self, target: Target):
+        super().__init__()
+        self.target, self.count = target, 0
+        self.event_shape, self.support = target.event_shape, target.support
+        self.temperature, self.log_unit_volume = target.temperature, target.log_unit_volume
+        self.validate_args = False
+
+    def _energy(self, x: Tensor) -> Tensor:
+        self.count += x.shape[: x.dim() - len(self.event_shape)].numel()
+        return self.target._energy(x)
