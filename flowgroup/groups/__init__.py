@@ -14,11 +14,13 @@ from flowgroup.groups.rotations import (
     quaternion_to_rotation_vector,
     rotation_vector_to_quaternion,
 )
+from flowgroup.groups.se3 import SE3
 from flowgroup.groups.so2 import SO2
 from flowgroup.groups.so3 import SO3
 from flowgroup.groups.son import SO
 
 __all__ = [
+    "SE3",
     "SO",
     "SO2",
     "SO3",
