@@ -1,5 +1,6 @@
 """Boltzmann generators: energies to sample, flows trained to sample them, and what is read off the samples."""
 
+from flowgroup.boltzmann.alanine_dipeptide import Molecule, alanine_dipeptide
 from flowgroup.boltzmann.estimators import (
     Estimate,
     bar,
@@ -15,13 +16,24 @@ from flowgroup.boltzmann.estimators import (
 from flowgroup.boltzmann.generator import BoltzmannGenerator
 from flowgroup.boltzmann.objectives import FAB, Mixture, SampleBase, maximum_likelihood, reverse_kl, safe_energy
 from flowgroup.boltzmann.report import Report
-from flowgroup.boltzmann.samplers import HMC, Chain, Langevin, RigidMoves, ais, mcmc, parallel_tempering
+from flowgroup.boltzmann.samplers import (
+    HMC,
+    Chain,
+    Langevin,
+    RigidMoves,
+    Trajectory,
+    ais,
+    mcmc,
+    openmm_trajectory,
+    parallel_tempering,
+)
 from flowgroup.boltzmann.targets import (
     DW4,
     DoubleWell,
     LennardJones,
     ManyWell,
     MethaneInField,
+    OpenMMTarget,
     RigidWater,
     Target,
     TetrahedralRotor,
@@ -42,13 +54,17 @@ __all__ = [
     "ManyWell",
     "MethaneInField",
     "Mixture",
+    "Molecule",
+    "OpenMMTarget",
     "Report",
     "RigidMoves",
     "RigidWater",
     "SampleBase",
     "Target",
     "TetrahedralRotor",
+    "Trajectory",
     "ais",
+    "alanine_dipeptide",
     "bar",
     "bodies_to_sites",
     "bootstrap",
@@ -60,6 +76,7 @@ __all__ = [
     "mbar",
     "mcmc",
     "mode_weights",
+    "openmm_trajectory",
     "parallel_tempering",
     "radial_distribution",
     "reverse_kl",

@@ -2,6 +2,7 @@
 
 from flowgroup.boltzmann.targets.base import Target
 from flowgroup.boltzmann.targets.many_well import DoubleWell, ManyWell
+from flowgroup.boltzmann.targets.openmm import OpenMMTarget
 from flowgroup.boltzmann.targets.particles import DW4, LennardJones
 from flowgroup.boltzmann.targets.rotor import MethaneInField, TetrahedralRotor
 from flowgroup.boltzmann.targets.water import RigidWater, bodies_to_sites, sites_to_bodies
@@ -12,6 +13,7 @@ __all__ = [
     "LennardJones",
     "ManyWell",
     "MethaneInField",
+    "OpenMMTarget",
     "RigidWater",
     "Target",
     "TetrahedralRotor",
