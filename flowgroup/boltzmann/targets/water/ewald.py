@@ -11,6 +11,7 @@ from numpy.polynomial import Chebyshev, Legendre, Polynomial
 from scipy.linalg import eigh_tridiagonal
 from scipy.special import spherical_jn
 from torch import Tensor, nn
+from torch.linalg import vecdot
 
 from flowgroup.boltzmann.targets.water.pairs import displacements, gather_gradient, shift_weights
 
@@ -42,7 +43,7 @@ class Ewald(nn.Module):
     Example:
         >>> dipole = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.01]], dtype=torch.float64)
         >>> ewald = Ewald((1.0, -1.0), dipole, (1.0, 1.0, 1.0), cutoff=0.5, accuracy=1e-6)
-        >>> ewald.energy(dipole.mT[:, None, :, None]).round(decimals=4)  # −2πKμ²/3V with μ = 0.01 e nm
+        >>> ewald.far(dipole.mT[:, None, :, None])[0].round(decimals=4)  # −2πKμ²/3V with μ = 0.01 e nm
         tensor([-0.0291], dtype=torch.float64)
     """
 
@@ -57,9 +58,10 @@ class Ewald(nn.Module):
             return np.where(t > 0, chi(t) / np.where(t > 0, t, 1), psi(0.0)) / cutoff
 
         # in powers of u = 2(r/r_c)² − 1, where they are well conditioned
+        powers = chebyshev_fit(lambda u: smooth(np.sqrt((u + 1) / 2)), 0.1 * math.exp(-bandwidth))
         self.cutoff = cutoff
-        self.smooth = chebyshev_fit(lambda u: smooth(np.sqrt((u + 1) / 2)), 0.1 * math.exp(-bandwidth))
-        self.slope = [k * a * 2 / cutoff**2 for k, a in enumerate(self.smooth)][1:]
+        self.register_buffer("smooth", torch.as_tensor(powers))
+        self.register_buffer("slope", torch.as_tensor(powers[1:] * np.arange(1, len(powers)) * 2 / cutoff**2))
 
         # cos and sin along each edge: over the eight ±k, |S(k)|² adds up to eight times Σ (Σⱼ qⱼ·wave·wave·wave)²
         self.orders = [int(bandwidth / cutoff * edge / (2 * math.pi)) for edge in edges]
@@ -74,37 +76,32 @@ class Ewald(nn.Module):
         self.itself = -COULOMB / 2 * float(q @ smooth(t) @ q)
         self.register_buffer("charges", torch.as_tensor(q))
         self.register_buffer("box", torch.as_tensor(edges))
-        self.register_buffer("weight", torch.as_tensor(weight.reshape(-1, weight.shape[-1])))
+        self.register_buffer("weight", torch.as_tensor(weight.reshape(-1, weight.shape[-1]).T.copy()))
 
-    def energy(self, s: Tensor) -> Tensor:
-        """E (B,) in kJ/mol, for charges at s (3, N, S, B) in units of the box's edges."""
-        _, r2 = displacements(s, self.box.to(s))
-        near = self._pair_charges(s).flatten() @ self._pair(r2).flatten(0, 3)
-        x, y, z = self._waves(s)
-        amplitude = _outer(x, y).mT @ (z * self._site_charges(s))
-        far = (self.weight.to(s) * amplitude.square()).sum((1, 2))
-        return near + (far + s.shape[1] * self.itself)
-
-    def energy_and_gradient(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """E (B,) and ∂E/∂s (3, N, S, B)."""
-        box, pair_charges = self.box.to(s), self._pair_charges(s)
+    def near(self, s: Tensor, gradient: bool = False) -> tuple[Tensor, Tensor | None]:
+        """The sum over pairs (B,) in kJ/mol for charges at s (3, N, S, B) in units of the box's edges, and ∂/∂s."""
+        n, q, box = s.shape[1], self.charges.to(s), self.box.to(s)
+        weights = (COULOMB * shift_weights(n, s).view(-1, 1, 1, 1) * torch.outer(q, q)).expand(-1, n, -1, -1)
         d, r2 = displacements(s, box)
-        near = pair_charges.flatten() @ self._pair(r2).flatten(0, 3)
-        slope = self._pair_slope(r2) * pair_charges.unsqueeze(-1)
-        gradient = gather_gradient(d * slope) * (2 * box * box).view(3, 1, 1, 1)
+        energy = weights.flatten() @ self._pair(r2).flatten(0, 3)
+        if not gradient:
+            return energy, None
+        slope = self._pair_slope(r2) * weights.unsqueeze(-1)
+        return energy, gather_gradient(d * slope) * (2 * box * box).view(3, 1, 1, 1)
 
-        charges = self._site_charges(s)
-        (x, y, z), slopes = self._waves(s), self._waves(s, slope=True)
-        plane, z = _outer(x, y), z * charges
-        amplitude = plane.mT @ z
+    def far(self, s: Tensor, gradient: bool = False) -> tuple[Tensor, Tensor | None]:
+        """The sum over waves less what molecules do to themselves, as `near`."""
+        q = self.charges.to(s).repeat(s.shape[1]).unsqueeze(-1)
+        (x, y, z), (dx, dy, dz) = self._waves(s)
+        z, dz, plane = z * q, dz * q, _outer(x, y)
+        amplitude = z.mT @ plane
         weighted = self.weight.to(s) * amplitude
-        far = (weighted * amplitude).sum((1, 2))
-        by_z = plane @ weighted
-        by_plane = (z @ weighted.mT).unflatten(-1, (x.shape[-1], y.shape[-1]))
-        by_x = (by_plane @ torch.stack([y, slopes[1]], -1)).unbind(-1)
-        waves = [(by_x[0] * slopes[0]), (by_x[1] * x), (by_z * slopes[2] * charges)]
-        waves = torch.stack([2 * g.sum(-1) for g in waves]).mT.reshape(s.shape)
-        return near + (far + s.shape[1] * self.itself), gradient + waves
+        energy = vecdot(weighted, amplitude).sum(-1) + s.shape[1] * self.itself
+        if not gradient:
+            return energy, None
+        by_plane, by_z = z @ weighted, plane @ weighted.mT
+        parts = [vecdot(by_plane, _outer(dx, y)), vecdot(by_plane, _outer(x, dy)), vecdot(by_z, dz)]
+        return energy, 2 * torch.stack([part.mT for part in parts]).view(s.shape)
 
     def _pair(self, r2: Tensor) -> Tensor:
         """(1 − χ(r))/r, zero beyond the cutoff."""
@@ -116,26 +113,16 @@ class Ewald(nn.Module):
         value = -0.5 * r2.rsqrt() / r2 - horner(self.slope, r2 * (2 / self.cutoff**2) - 1)
         return torch.where(r2 < self.cutoff**2, value, 0)
 
-    def _pair_charges(self, s: Tensor) -> Tensor:
-        """K·qq of every pair (N//2, N, S, S), half of it where pairs are met twice."""
-        n, q = s.shape[1], self.charges.to(s)
-        weights = COULOMB * shift_weights(n, s).view(-1, 1, 1, 1) * torch.outer(q, q)
-        return weights.expand(-1, n, -1, -1)
-
-    def _site_charges(self, s: Tensor) -> Tensor:
-        """(N·S, 1)."""
-        return self.charges.to(s).repeat(s.shape[1]).unsqueeze(-1)
-
-    def _waves(self, s: Tensor, slope: bool = False) -> list[Tensor]:
-        """1, cos 2πns, sin 2πns for n up to the order, along each edge (B, N·S, 2·order + 1); or their slopes."""
-        waves = []
-        for part, order in zip((s - s.round().detach()).flatten(1, 2), self.orders):
-            n = torch.arange(order + 1, dtype=s.dtype, device=s.device) * (2 * math.pi)
+    def _waves(self, s: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """cos 2πns, n = 0, …, and sin 2πns, n = 1, …, along each edge (B, N·S, 2·order + 1), and their derivatives."""
+        waves, slopes = [], []
+        for part, order in zip((s - s.round()).flatten(1, 2), self.orders):
+            n = 2 * math.pi * torch.arange(order + 1, dtype=s.dtype, device=s.device)
             angle = part.mT.unsqueeze(-1) * n
             cos, sin = angle.cos(), angle.sin()
-            both = [-n * sin, (n * cos)[..., 1:]] if slope else [cos, sin[..., 1:]]
-            waves.append(torch.cat(both, -1))
-        return waves
+            waves.append(torch.cat([cos, sin[..., 1:]], -1))
+            slopes.append(torch.cat([-n * sin, (n * cos)[..., 1:]], -1))
+        return waves, slopes
 
 
 def _outer(x: Tensor, y: Tensor) -> Tensor:
@@ -143,12 +130,16 @@ def _outer(x: Tensor, y: Tensor) -> Tensor:
     return (x.unsqueeze(-1) * y.unsqueeze(-2)).flatten(-2)
 
 
-def horner(coefficients: Sequence[float], u: Tensor) -> Tensor:
-    """Σₖ aₖuᵏ."""
-    *rest, value = coefficients
-    value = torch.full_like(u, value)
+def horner(coefficients: Tensor, u: Tensor) -> Tensor:
+    """Σₖ aₖuᵏ, for coefficients (K,).
+
+    Example:
+        >>> horner(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([3.0]))
+        tensor([19.])
+    """
+    *rest, value = coefficients.to(u).unbind()
     for a in reversed(rest):
-        value = value * u + a
+        value = torch.addcmul(a, value, u)
     return value
 
 
@@ -190,14 +181,14 @@ def transform(series: Legendre, k: np.ndarray) -> np.ndarray:
     return sum((-1) ** n * a * spherical_jn(2 * n, k) for n, a in enumerate(series.coef[::2]))
 
 
-def chebyshev_fit(function: Callable[[np.ndarray], np.ndarray], error: float) -> list[float]:
+def chebyshev_fit(function: Callable[[np.ndarray], np.ndarray], error: float) -> np.ndarray:
     """Coefficients of powers of u on [−1, 1], of the interpolant of a smooth function to `error` of its largest value.
 
     Example:
-        >>> [round(a, 3) for a in chebyshev_fit(np.exp, 1e-2)]
-        [0.995, 0.997, 0.543, 0.177]
+        >>> chebyshev_fit(np.exp, 1e-2).round(3)
+        array([0.995, 0.997, 0.543, 0.177])
     """
     series = Chebyshev.interpolate(function, 64)
     size = np.abs(series.coef)
     kept = int(np.flatnonzero(size > max(error, 1e-15) * size.sum()).max())
-    return series.truncate(kept + 1).convert(kind=Polynomial).coef.tolist()
+    return series.truncate(kept + 1).convert(kind=Polynomial).coef

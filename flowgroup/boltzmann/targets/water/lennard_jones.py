@@ -26,27 +26,23 @@ class SwitchedLennardJones:
         >>> lj = SwitchedLennardJones(sigma=0.3, epsilon=1.0, cutoff=0.9, switch=0.8)
         >>> s = torch.zeros(3, 2, 1, 1)
         >>> s[2, 1] = 0.3 * 2 ** (1 / 6) / 2  # the minimum, in units of a box of 2 nm
-        >>> lj.energy(s, torch.full((3,), 2.0))
+        >>> lj(s, torch.full((3,), 2.0))[0]
         tensor([-1.])
     """
 
     def __init__(self, sigma: float, epsilon: float, cutoff: float, switch: float):
         self.sigma, self.epsilon, self.cutoff, self.switch = sigma, epsilon, cutoff, switch
 
-    def energy(self, s: Tensor, box: Tensor) -> Tensor:
-        """E (B,) in kJ/mol, for positions s (3, N, 1, B) in units of the box's edges (3,) in nm."""
-        _, r2 = displacements(s, box)
-        pair, _ = self._pair(r2)
-        return shift_weights(s.shape[1], s) @ pair.sum((1, 2, 3))
-
-    def energy_and_gradient(self, s: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-        """E (B,) and ∂E/∂s (3, N, 1, B)."""
+    def __call__(self, s: Tensor, box: Tensor, gradient: bool = False) -> tuple[Tensor, Tensor | None]:
+        """E (B,) in kJ/mol for positions s (3, N, 1, B) in units of the box's edges (3,) in nm, and ∂E/∂s."""
         d, r2 = displacements(s, box)
         pair, slope = self._pair(r2)
         weights = shift_weights(s.shape[1], s)
+        energy = weights @ pair.sum((1, 2, 3))
+        if not gradient:
+            return energy, None
         slope = slope * weights.view(-1, 1, 1, 1, 1)
-        gradient = gather_gradient(d * (2 * box * box).view(3, 1, 1, 1, 1, 1) * slope)
-        return weights @ pair.sum((1, 2, 3)), gradient
+        return energy, gather_gradient(d * slope) * (2 * box * box).view(3, 1, 1, 1)
 
     def _pair(self, r2: Tensor) -> tuple[Tensor, Tensor]:
         """The energy of a pair and its derivative with respect to r²."""

@@ -32,8 +32,8 @@ def displacements(s: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
     d = s.index_select(1, others.flatten()).unflatten(1, (-1, n)).unsqueeze(3) - s[:, None, :, :, None]
     d = d - d.round()
     x, y, z = d.unbind(0)
-    a, b, c = box.square().unbind(0)
-    return d, a * (x * x) + b * (y * y) + c * (z * z)
+    a, b, c = box.square().unbind()
+    return d, torch.addcmul(torch.addcmul(a * x * x, b * y, y), c * z, z)
 
 
 def shift_weights(n: int, like: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def gather_gradient(g: Tensor) -> Tensor:
     """
     n, shifts = g.shape[2], g.shape[1]
     to_others = g.sum(3)
-    ring = torch.nn.functional.pad(-g.sum((1, 4)), (0, 0, 0, 0, 0, shifts))
+    ring = torch.nn.functional.pad(-g.sum(4).sum(1), (0, 0, 0, 0, 0, shifts))
     for shift in range(shifts):
         ring[:, shift + 1 : shift + 1 + n] += to_others[:, shift]
     ring[:, :shifts] += ring[:, n:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -77,7 +77,7 @@ class RigidWater(Target):
         cutoff: float | None = None,
         switch: float | None = None,
         dispersion_correction: bool = True,
-        accuracy: float = 1e-9,
+        accuracy: float = 1e-8,
     ):
         super().__init__()
         n = positive_integer("molecules", molecules)
@@ -125,69 +125,80 @@ class RigidWater(Target):
         return bodies_to_sites(x, self.frame.to(x))
 
     def parts(self, x: Tensor) -> dict[str, Tensor]:
-        """The energies "coulomb", "lennard_jones" and "dispersion" in kJ/mol, each of the batch shape."""
-        s, batch = self._scaled(self.sites(x))
-        coulomb = self.ewald.energy(s[:, :, 1:]).reshape(batch)
-        lennard_jones = self.lennard_jones.energy(s[:, :, :1], self.box.to(x)).reshape(batch)
+        """The energies "lennard_jones", "dispersion" and "coulomb" in kJ/mol, each of the batch shape."""
+        (lennard_jones, _), (near, _), (far, _) = self._terms(self._scaled(x))
+        energies = lennard_jones, torch.full_like(near, self.dispersion), near + far
         return {
-            "coulomb": coulomb,
-            "lennard_jones": lennard_jones,
-            "dispersion": torch.full_like(coulomb, self.dispersion),
+            name: energy.reshape(x.shape[:-2])
+            for name, energy in zip(("lennard_jones", "dispersion", "coulomb"), energies)
         }
 
     def potential(self, x: Tensor) -> Tensor:
         """The energy in kJ/mol, of the batch shape."""
-        return self.site_potential(self.sites(x))
-
-    def site_potential(self, sites: Tensor) -> Tensor:
-        """The energy in kJ/mol of sites O, H, H, M (..., N, 4, 3) in nm, of molecules as rigid as the model's."""
-        check_event_shape("sites", sites, (self.molecules, 4, 3))
-        if torch.is_grad_enabled() and sites.requires_grad and values_readable(sites):
-            return _Energy.apply(sites, self)[0]
-        return self._site_energy(sites)
+        s = self._scaled(x)
+        if values_readable(s) and torch.is_grad_enabled() and s.requires_grad:
+            energy = _Energy.apply(s, self)[0]
+        else:
+            energy = sum(energy for energy, _ in self._terms(s))
+        return (energy + self.dispersion).reshape(x.shape[:-2])
 
     def _energy(self, x: Tensor) -> Tensor:
         return self.potential(x) / self.kT
 
-    def _scaled(self, sites: Tensor) -> tuple[Tensor, torch.Size]:
-        """Sites (3, N, 4, B) in units of the box, and the batch shape."""
-        s = sites / self.box.to(sites)
-        return s.reshape(-1, *s.shape[-3:]).movedim(0, -1).movedim(-2, 0).contiguous(), s.shape[:-3]
+    def _scaled(self, x: Tensor) -> Tensor:
+        """Sites (3, N, 4, B) in units of the box's edges, as `pairs` wants them."""
+        sites = self.sites(x) / self.box.to(x)
+        return sites.reshape(-1, *sites.shape[-3:]).permute(3, 1, 2, 0).contiguous()
 
-    def _site_energy(self, sites: Tensor) -> Tensor:
-        s, batch = self._scaled(sites)
-        energy = self.lennard_jones.energy(s[:, :, :1], self.box.to(s)) + self.ewald.energy(s[:, :, 1:])
-        return (energy + self.dispersion).reshape(batch)
+    def _terms(self, s: Tensor, gradient: bool = False) -> list[tuple[Tensor, Tensor | None]]:
+        """Energies (B,) in kJ/mol of Lennard-Jones, near and far charges, and derivatives with respect to their sites.
 
-    def _site_energy_and_gradient(self, sites: Tensor) -> tuple[Tensor, Tensor]:
-        s, batch = self._scaled(sites)
-        box = self.box.to(s)
-        energy, by_oxygen = self.lennard_jones.energy_and_gradient(s[:, :, :1], box)
-        coulomb, by_charges = self.ewald.energy_and_gradient(s[:, :, 1:])
-        gradient = torch.cat([by_oxygen, by_charges], 2).movedim(0, -1).movedim(-2, 0) / box
-        return (energy + coulomb + self.dispersion).reshape(batch), gradient.reshape(sites.shape)
+        A CPU takes as many boxes at a time as its cache holds; other devices as many as keep them busy.
+        """
+        box, cached = self.box.to(s), s.device.type == "cpu"
+        pairs, waves = 9 * self.molecules**2 // 2, self.ewald.weight.shape[1] * 3 * self.molecules
+        near = (2**18 if cached else 2**26) // (pairs * s.element_size())
+        far = (2**20 if cached else 2**28) // (waves * s.element_size())
+        return [
+            _in_slices(lambda part: self.lennard_jones(part, box, gradient), s[:, :, :1], near),
+            _in_slices(lambda part: self.ewald.near(part, gradient), s[:, :, 1:], near),
+            _in_slices(lambda part: self.ewald.far(part, gradient), s[:, :, 1:], far),
+        ]
+
+
+def _in_slices(term: Callable, s: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
+    """What a term gives for the batch, from `size` boxes at a time where the code runs as it stands."""
+    if not values_readable(s):
+        return term(s)
+    energies, gradients = zip(*(term(part) for part in s.split(max(1, size), -1)))
+    return torch.cat(energies), None if gradients[0] is None else torch.cat(gradients, -1)
 
 
 class _Energy(torch.autograd.Function):
     """The energy with its gradient from one pass, which the backward pass then only scales."""
 
     @staticmethod
-    def forward(ctx, sites: Tensor, target: RigidWater) -> tuple[Tensor, Tensor]:
-        energy, gradient = target._site_energy_and_gradient(sites)
+    def forward(ctx, s: Tensor, target: RigidWater) -> tuple[Tensor, Tensor]:
+        energy, gradient = _energy_and_gradient(s, target)
         ctx.target = target
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(sites, gradient)
+        ctx.save_for_backward(s, gradient)
         return energy, gradient
 
     @staticmethod
     def backward(ctx, by_energy: Tensor | None, by_gradient: Tensor | None):
-        sites, gradient = ctx.saved_tensors
-        total = None
-        if by_energy is not None:
-            total = by_energy[..., None, None, None] * gradient
-        if by_gradient is not None:  # of a second derivative: the Hessian is symmetric
+        s, gradient = ctx.saved_tensors
+        total = None if by_energy is None else by_energy * gradient
+        if by_gradient is not None:  # of a derivative of the gradient: the Hessian is symmetric
+            again = torch.is_grad_enabled()
             with torch.enable_grad():
-                again = ctx.target._site_energy_and_gradient(sites)[1]
-                (product,) = torch.autograd.grad(again, sites, by_gradient, create_graph=torch.is_grad_enabled())
+                leaf = s if again else s.detach().requires_grad_()
+                _, recomputed = _energy_and_gradient(leaf, ctx.target)
+                (product,) = torch.autograd.grad(recomputed, leaf, by_gradient, create_graph=again)
             total = product if total is None else total + product
         return total, None
+
+
+def _energy_and_gradient(s: Tensor, target: RigidWater) -> tuple[Tensor, Tensor]:
+    (lennard_jones, by_oxygens), (near, by_near), (far, by_far) = target._terms(s, gradient=True)
+    return lennard_jones + near + far, torch.cat([by_oxygens, by_near + by_far], 2)
