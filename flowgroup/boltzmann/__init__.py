@@ -38,6 +38,7 @@ from flowgroup.boltzmann.targets import (
     Target,
     TetrahedralRotor,
     bodies_to_sites,
+    ice_xi,
     sites_to_bodies,
 )
 
@@ -71,6 +72,7 @@ __all__ = [
     "effective_sample_size",
     "free_energy_perturbation",
     "histogram_overlap",
+    "ice_xi",
     "log_z",
     "maximum_likelihood",
     "mbar",

@@ -5,7 +5,7 @@ from flowgroup.boltzmann.targets.many_well import DoubleWell, ManyWell
 from flowgroup.boltzmann.targets.openmm import OpenMMTarget
 from flowgroup.boltzmann.targets.particles import DW4, LennardJones
 from flowgroup.boltzmann.targets.rotor import MethaneInField, TetrahedralRotor
-from flowgroup.boltzmann.targets.water import RigidWater, bodies_to_sites, sites_to_bodies
+from flowgroup.boltzmann.targets.water import RigidWater, bodies_to_sites, ice_xi, sites_to_bodies
 
 __all__ = [
     "DW4",
@@ -18,5 +18,6 @@ __all__ = [
     "Target",
     "TetrahedralRotor",
     "bodies_to_sites",
+    "ice_xi",
     "sites_to_bodies",
 ]

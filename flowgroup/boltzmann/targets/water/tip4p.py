@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,7 +71,7 @@ class RigidWater(Target):
     def __init__(
         self,
         molecules: int,
-        box: Sequence[float],
+        box: Sequence[float] | Tensor,
         model: str = "tip4p-ew",
         *,
         temperature: float,
@@ -81,12 +82,12 @@ class RigidWater(Target):
     ):
         super().__init__()
         n = positive_integer("molecules", molecules)
-        edges = [float(edge) for edge in box]
-        if len(edges) != 3 or not all(math.isfinite(edge) and edge > 0 for edge in edges):
+        edges = np.array(box.tolist() if isinstance(box, Tensor) else box, dtype=float)
+        if edges.shape != (3,) or not all(0 < edge < math.inf for edge in edges):
             raise ValueError(f"box must be three positive edges in nm, got {box!r}")
         if model not in MODELS:
             raise ValueError(f"model must be one of {', '.join(map(repr, MODELS))}, got {model!r}")
-        half = min(edges) / 2
+        half = float(edges.min()) / 2
         cutoff = min(1.0, half) if cutoff is None else cutoff
         if not 0 < cutoff <= half:
             raise ValueError(f"cutoff must be positive and at most half the shortest edge, {half:g} nm, got {cutoff!r}")
@@ -105,14 +106,14 @@ class RigidWater(Target):
         x, z = OH * math.sin(HOH / 2), OH * math.cos(HOH / 2)
         frame = [[0.0, 0.0, 0.0], [x, 0.0, z], [-x, 0.0, z], [0.0, 0.0, 2 * z * parameters.bisector]]
         self.register_buffer("frame", torch.tensor(frame, dtype=torch.float64))
-        self.register_buffer("box", torch.tensor(edges, dtype=torch.float64))
+        self.register_buffer("box", torch.as_tensor(edges))
 
         q = parameters.charge
         self.ewald = Ewald((q, q, -2 * q), self.frame[1:], edges, half, accuracy)
         self.lennard_jones = SwitchedLennardJones(parameters.sigma, parameters.epsilon, cutoff, switch)
         # the mean over all pairs of sites, an oxygen and its own image among them, as molecular dynamics codes take it
         pairs = 4 * n * n * (n + 1) / (4 * n + 1) / 2
-        self.dispersion = pairs * self.lennard_jones.tail() / math.prod(edges) if dispersion_correction else 0.0
+        self.dispersion = pairs * self.lennard_jones.tail() / float(edges.prod()) if dispersion_correction else 0.0
 
     @property
     def kT(self) -> float:  # noqa: N802
