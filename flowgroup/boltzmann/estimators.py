@@ -62,8 +62,9 @@ def effective_sample_size(log_w: Tensor, of: str = "flow") -> Tensor:
     """
     n = _check_log_weights(log_w)
     if of == "flow":
-        return (2 * log_w.logsumexp(-1) - (2 * log_w).logsumexp(-1) - math.log(n)).exp().nan_to_num(0.0)
+        return (1 / (n * log_w.softmax(-1).square().sum(-1))).nan_to_num(0.0)
     if of == "target":
+        log_w = log_w - log_w.amax(-1, keepdim=True)
         return (2 * math.log(n) - log_w.logsumexp(-1) - (-log_w).logsumexp(-1)).exp()
     raise ValueError(f"of must be 'flow' or 'target', got {of!r}")
 
