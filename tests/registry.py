@@ -288,6 +288,8 @@ TRANSFORMS = [
         lambda **c: flows.Autoregressive(_spline(), 4, hidden_features=(16, 16), **c).inv,
         normal(4, scale=2),
     ),
+    Entry(flows.InFrame, lambda: flows.InFrame(flows.LULinear(5), 4, 2), on(MeanFree(4, 2)), label="plane"),
+    Entry(flows.InFrame, lambda: flows.InFrame(flows.LULinear(6), 4, 3), on(MeanFree(4, 3)), label="space"),
     Entry(flows.MeanFreeChart, lambda: flows.MeanFreeChart(4, 2), on(MeanFree(4, 2))),
     *without_and_with_context(
         flows.RecursiveSphere,

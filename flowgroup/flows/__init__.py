@@ -43,6 +43,7 @@ from flowgroup.flows.chain_rule import ChainRule
 from flowgroup.flows.coupling import Coupling
 from flowgroup.flows.elementwise import Elementwise
 from flowgroup.flows.flow import Flow, FlowDistribution
+from flowgroup.flows.frame import InFrame
 from flowgroup.flows.image import MultiScale, PerPixel, Squeeze
 from flowgroup.flows.internal_coordinates import InternalCoordinates, stiff_torsions, z_matrix
 from flowgroup.flows.linear import GivensLinear, HouseholderLinear, LULinear, Permutation, QRLinear
@@ -80,6 +81,7 @@ __all__ = [
     "GivensLinear",
     "Glow",
     "HouseholderLinear",
+    "InFrame",
     "InternalCoordinates",
     "Inverse",
     "LULinear",
