@@ -11,8 +11,9 @@ from torch import Tensor
 
 from flowgroup.bijections.base import Bijection, promoted
 from flowgroup.bijections.moebius import MoebiusMixture
-from flowgroup.bijections.spline import RationalQuadraticSpline
-from flowgroup.groups.rotations import hamilton_product, quaternion_to_matrix
+from flowgroup.bijections.spline import MIN_SLOPE, RationalQuadraticSpline
+from flowgroup.groups.rotations import quaternion_to_matrix
+from flowgroup.linalg import matvec
 from flowgroup.manifolds import Sphere, constraints
 from flowgroup.manifolds.constraints import wrap
 
@@ -60,14 +61,13 @@ class _AxisMap(Bijection):
         Returns:
             y and log|det|.
         """
-        p = F.normalize(promoted(frame, x), dim=-1)
-        x = hamilton_product(_conjugate(p), _conjugate(x) if self.side == "body" else x)
+        P = _left_product(F.normalize(promoted(frame, x), dim=-1))
+        x = matvec(P.mT, _conjugate(x) if self.side == "body" else x)
         R = quaternion_to_matrix(x)
         angle, logdet = self._angle(R, own(R[..., 2, :]), inverse)
+        half = (angle / 2).unsqueeze(-1)
         w, i, j, k = x.unbind(-1)
-        cos, sin = (angle / 2).cos(), (angle / 2).sin()
-        y = torch.stack((cos * w - sin * k, cos * i - sin * j, cos * j + sin * i, cos * k + sin * w), -1)
-        y = hamilton_product(p, y)
+        y = matvec(P, half.cos() * x + half.sin() * torch.stack((-k, -j, i, w), -1))
         return _conjugate(y) if self.side == "body" else y, logdet
 
     def _angle(self, R: Tensor, own: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
@@ -127,13 +127,18 @@ class AxisMoebius(_AxisMap):
     def _angle(self, R: Tensor, own: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         K = self.components
         u, logits = own[..., : 3 * K].unflatten(-1, (K, 3)), own[..., 3 * K :]
-        turned = u @ R.mT
-        # the mixture takes centres w = z̄ of the disk as w/√(1−|w|²)
-        shrink = (1 + turned[..., 2:].square()).rsqrt()
-        centres = turned[..., :2] * shrink * turned.new_tensor([1.0, -1.0])
-        params = torch.cat((centres.flatten(-2), logits.expand(*centres.shape[:-2], K)), -1)
-        here = params.new_zeros(params.shape[:-1])  # angles are counted from where x is
-        return (self._mixture.inverse if inverse else self._mixture.forward)(here, params)
+        x, y, z = (u @ R.mT).unbind(-1)
+        if inverse:
+            # the mixture takes centres w = z̄ of the disk as w/√(1−|w|²), and counts angles from where x is
+            centres = torch.stack((x, -y), -1) * (1 + z.square()).rsqrt().unsqueeze(-1)
+            params = torch.cat((centres.flatten(-2), logits.expand(*x.shape[:-1], K)), -1)
+            return self._mixture.inverse(params.new_zeros(params.shape[:-1]), params)
+        shrink = (1 + u.square().sum(-1)).rsqrt()
+        weight = logits.softmax(-1)
+        real, imaginary = 1 - shrink * x, shrink * y  # of 1 − z̄ₖ
+        turn = 2 * torch.atan2(imaginary, real)
+        slope = shrink.square() * (1 + z.square()) / (real.square() + imaginary.square())  # (1−|z|²)/|1−z|²
+        return (weight * turn).sum(-1), (weight * slope).sum(-1).log()
 
 
 class AxisSpline(_AxisMap):
@@ -164,6 +169,8 @@ class AxisSpline(_AxisMap):
         super().__init__(side)
         self.bins = bins
         self._spline = RationalQuadraticSpline(bins, math.pi, tails="circular")
+        # to float64: anything else than the identity is not smooth where the angle is undefined
+        self._identity = [0.0] * (2 * bins) + [math.log(math.expm1(1 - MIN_SLOPE))] * bins
 
     def _own_params(self) -> Tensor:
         return torch.cat((torch.tensor([1.0, 0.0, 0.0]), torch.zeros(self._spline.param_shape[0] + 1)))
@@ -175,7 +182,7 @@ class AxisSpline(_AxisMap):
         a, b = torch.where((squared == 0).unsqueeze(-1), 1, z).unbind(-1)
         angle = torch.atan2(b, a)
         fade = (squared / (1 + squared)).unsqueeze(-1)
-        params = fade * raw + self._spline.initial_params().to(raw)
+        params = fade * raw + raw.new_tensor(self._identity)
         # a whole turn more or less would change the sign of the quaternion
         if inverse:
             angle = wrap(angle - shift)
@@ -185,5 +192,11 @@ class AxisSpline(_AxisMap):
         return turned - angle + shift, logdet
 
 
+def _left_product(p: Tensor) -> Tensor:
+    """The matrix (..., 4, 4) of q ↦ pq."""
+    w, x, y, z = p.unbind(-1)
+    return torch.stack((w, -x, -y, -z, x, w, -z, y, y, z, w, -x, z, -y, x, w), -1).unflatten(-1, (4, 4))
+
+
 def _conjugate(q: Tensor) -> Tensor:
-    return torch.cat((q[..., :1], -q[..., 1:]), -1)
+    return q * q.new_tensor([1.0, -1.0, -1.0, -1.0])

@@ -20,7 +20,7 @@ class AxisCoupling(Transform):
     """y = f(x; p, net(u, c)): a turn of the rotation x about the axis n of the frame p, u = R(x)⁻¹n.
 
     Rotations with one u differ by turns about n, so u stays as it is while f moves the third degree of freedom. The
-    network sees u by its spherical harmonics up to degree 3; all is even in x, and f(−x) = −f(x).
+    network sees u by its products up to degree 3; all is even in x, and f(−x) = −f(x).
 
     Args:
         bijection: f, an `AxisMoebius` or `AxisSpline`.
@@ -46,12 +46,12 @@ class AxisCoupling(Transform):
         self.context_features = context
         initial = bijection.initial_params()
         self.frame = nn.Parameter(F.normalize(torch.randn(4), dim=-1))
-        self.net = MLP(15, len(initial) - 4, hidden_features, context, F.silu)
+        self.net = MLP(39, len(initial) - 4, hidden_features, context, F.silu)
         start_near_(self.net.output, initial[4:])
 
     def _couple(self, x: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         def own(direction: Tensor) -> Tensor:
-            seen = harmonics(direction)
+            seen = tensor_powers(3**0.5 * direction)
             return self.net(seen) if context is None else self.net(seen, context)
 
         return self.bijection.couple(x, self.frame, own, inverse)
@@ -66,35 +66,21 @@ class AxisCoupling(Transform):
         return f"{self.bijection}, context={self.context_features}"
 
 
-def harmonics(u: Tensor) -> Tensor:
-    """The 15 real spherical harmonics of degrees 1, 2 and 3 of unit vectors, scaled to a mean square of 1 on S².
+def tensor_powers(u: Tensor) -> Tensor:
+    """u, u ⊗ u and u ⊗ u ⊗ u side by side: all polynomials of degree 1 to 3, with weights that favour no direction.
 
     Args:
-        u: unit vectors (..., 3).
+        u: vectors (..., 3).
 
     Returns:
-        Values (..., 15).
+        Values (..., 39).
 
     Example:
-        >>> harmonics(torch.tensor([0.0, 0.0, 1.0]))[..., :3]
-        tensor([0.0000, 0.0000, 1.7321])
+        >>> tensor_powers(torch.tensor([0.0, 0.0, 2.0]))[..., [2, 11, 38]]
+        tensor([2., 4., 8.])
     """
-    x, y, z = u.unbind(-1)
-    xx, yy, zz = x * x, y * y, z * z
-    first = (x, y, z)
-    second = (x * y, y * z, z * x, (xx - yy) / 2, (3 * zz - 1) / 12**0.5)
-    third = (
-        6**0.5 * x * y * z,
-        6**0.5 / 2 * z * (xx - yy),
-        0.5 * x * (xx - 3 * yy),
-        0.5 * y * (3 * xx - yy),
-        0.15**0.5 * x * (5 * zz - 1),
-        0.15**0.5 * y * (5 * zz - 1),
-        0.1**0.5 * z * (5 * zz - 3),
-    )
-    return torch.cat(
-        (3**0.5 * torch.stack(first, -1), 15**0.5 * torch.stack(second, -1), 17.5**0.5 * torch.stack(third, -1)), -1
-    )
+    squares = (u.unsqueeze(-1) * u.unsqueeze(-2)).flatten(-2)
+    return torch.cat((u, squares, (squares.unsqueeze(-1) * u.unsqueeze(-2)).flatten(-2)), -1)
 
 
 def RotationFlow(  # noqa: N802  (named like the classes of the parts it is made of)
