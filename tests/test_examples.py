@@ -120,3 +120,31 @@ def test_spd_data_that_do_not_fit(example, tmp_path, arrays, message):
     np.savez(tmp_path / "data.npz", **arrays)
     with pytest.raises(ValueError, match=message):
         example.from_file(tmp_path / "data.npz")
+
+
+@pytest.mark.parametrize("example", ["alanine_dipeptide"], indirect=True)
+def test_alanine_dipeptide(example, tmp_path, capsys):
+    pytest.importorskip("openmm", reason="OpenMM comes with the extra flowgroup[boltzmann]")
+    path = tmp_path / "new" / "picture.png"
+    out = example.main(["--quick", "--output", str(path)])
+    report, F, error = out["report"], out["F"], out["error"]
+
+    # −201.2 kT by trained flows: wrong volumes of coordinates, or units of energies, miss it by far
+    assert abs(report.log_z.value + 201.2) < 5
+    assert report.nonfinite == 0 and report.nll.value < -195
+    assert F.shape == error.shape == (36,) and F.min() == 0 and F[5:30].isinf().any()
+    assert f"| -145 | 0.00 | {F[3]:.2f} ± {error[3]:.2f} |" in capsys.readouterr().out
+    picture = matplotlib.image.imread(path)
+    assert picture.shape[0] > 300 and picture.shape[1] > 800 and picture.std() > 0.1
+
+
+@pytest.mark.parametrize("example", ["alanine_dipeptide"], indirect=True)
+def test_alanine_dipeptide_free_energies(example):
+    x = torch.tensor([[[0.1, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.15], [0.0, 0.2, 0.15]]])
+    assert example.torsion(x, (0, 1, 2, 3)).item() == pytest.approx(np.pi / 2)
+    assert example.torsion(x * torch.tensor([1.0, -1.0, 1.0]), (0, 1, 2, 3)).item() == pytest.approx(-np.pi / 2)
+    phi = torch.tensor([-3.1, -3.1, 3.1, 0.01], dtype=torch.float64)
+    F = example.free_energy(phi)
+    assert F[0] == 0 and F[35] == F[18] == pytest.approx(np.log(2)) and F[1:18].isinf().all()
+    F = example.free_energy(phi, torch.tensor([0.0, 0.0, np.log(4), -np.inf], dtype=torch.float64))
+    assert F[35] == 0 and F[0] == pytest.approx(np.log(2)) and F[18].isinf()
