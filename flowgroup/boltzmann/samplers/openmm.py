@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from flowgroup._checks import check_event_shape, positive_integer
 from flowgroup.boltzmann.samplers.chains import _progress_bar
-from flowgroup.boltzmann.targets.openmm import check_conditions, import_openmm, make_context
+from flowgroup.boltzmann.targets.openmm import check_conditions, cores, import_openmm, make_context
 from flowgroup.boltzmann.targets.water.tip4p import BOLTZMANN
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ def openmm_trajectory(
     energies = np.empty((frames, len(levels)))
     accepted, offered = np.zeros(len(levels) - 1), np.zeros(len(levels) - 1)
     bar = _progress_bar(warmup + frames) if progress else None
-    with ThreadPoolExecutor(min(len(levels), len(os.sched_getaffinity(0)))) as threads:
+    with ThreadPoolExecutor(min(len(levels), cores())) as threads:
         for frame in range(-warmup, frames):
             state = list(threads.map(advance, replicas))
             for i in range(frame % 2, len(levels) - 1, 2):

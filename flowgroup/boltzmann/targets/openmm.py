@@ -83,7 +83,7 @@ class OpenMMTarget(Target):
             raise TypeError(f"system must be an openmm.System, got {type(system).__name__}")
         check_conditions(temperature, platform)
         self.temperature, self.platform = float(temperature), platform
-        self.workers = len(os.sched_getaffinity(0)) if workers is None else positive_integer("workers", workers)
+        self.workers = cores() if workers is None else positive_integer("workers", workers)
         n = system.getNumParticles()
         self.event_shape = torch.Size((n, 3))
         self.register_buffer("virtual", torch.tensor([system.isVirtualSite(i) for i in range(n)]), persistent=False)
@@ -239,6 +239,11 @@ def import_openmm():
     except ImportError as error:
         raise ImportError("this needs OpenMM: pip install 'flowgroup[boltzmann]'") from error
     return openmm
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_context(
