@@ -367,6 +367,8 @@ BASES = [
     _base(flows.RiemannianGaussian, SPD(3), scale=0.5, points=on(SPD(3))),
     _base(flows.RiemannianGaussian, SPD(2), trainable=True, points=on(SPD(2)), label="trainable"),
     _base(flows.RiemannianGaussian, SPD(2, metric="log-cholesky"), points=on(SPD(2)), label="flat"),
+    _base(flows.RotationNormal, 0.7, points=unit_vectors(4)),
+    _base(flows.RotationNormal, 0.7, trainable=True, points=unit_vectors(4), label="trainable"),
     _base(flows.SphereUniform, 2, points=unit_vectors(3)),
     _base(flows.TorusUniform, 2, points=angles(2)),
     _base(flows.VonMises, 2, concentration=2.0, points=angles(2)),

@@ -1,5 +1,6 @@
 """Densities on manifolds, as torch.distributions."""
 
+from flowgroup.distributions.even import Even
 from flowgroup.distributions.mixture import Mixture
 from flowgroup.distributions.normal import DiagonalNormal, MultivariateNormal
 from flowgroup.distributions.product import Product
@@ -14,6 +15,7 @@ __all__ = [
     "Checkerboard",
     "DiagonalNormal",
     "EightGaussians",
+    "Even",
     "Mixture",
     "MultivariateNormal",
     "Product",

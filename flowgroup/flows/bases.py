@@ -178,6 +178,18 @@ def WrappedNormal(manifold: Manifold, scale: float = 1.0, trainable: bool = Fals
     return Base(make, trainable, loc=manifold.origin(), scale_tril=scale_tril)
 
 
+def RotationNormal(scale: float = 1.0, trainable: bool = False) -> Base:
+    """Wrapped normal on unit quaternions, the same at q and −q: rotation vectors from N(0, scale²·I), in radians.
+
+    Trainable, it starts so and learns the mean rotation and a covariance.
+
+    Example:
+        >>> RotationNormal(0.1).log_prob(torch.tensor([[1.0, 0.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0]]))
+        tensor([5.5372, 5.5372])
+    """
+    return Base(distributions.Even, law=WrappedNormal(Sphere(3), 0.5 * scale, trainable))
+
+
 def RiemannianGaussian(manifold: Manifold, scale: float = 1.0, trainable: bool = False) -> Base:
     """Riemannian Gaussian on a manifold, starting from its origin and one scale > 0.
 
