@@ -27,8 +27,8 @@ def ice_xi(
 ) -> tuple[Tensor, Tensor]:
     """A crystal of proton-ordered ice: oxygens where those of ice Ih are, hydrogens on the bonds between them.
 
-    The cell of eight molecules has the symmetry P2₁2₁2₁ and no dipole: hydrogens are ordered as in the antiferroelectric
-    models of ice XI that are used in simulation. Molecules are near, not at, the energy minimum of any water model.
+    The cell of eight molecules has the symmetry P2₁2₁2₁ and no dipole: hydrogens are in the antiferroelectric order
+    that simulations of ice XI often start from. Molecules are near the energy minimum of a water model, not at it.
 
     Args:
         cells: how many cells along each edge: (2, 1, 1) makes 16 molecules and (4, 2, 2) makes 128.

@@ -51,7 +51,8 @@ class RigidWater(Target):
         cutoff: of the Lennard-Jones energy in nm; None takes 1 nm or half the shortest edge, whichever is less.
         switch: where switching begins, in nm; None takes 0.9 of the cutoff.
         dispersion_correction: whether to add the mean of what the cutoff leaves out.
-        accuracy: roughly the error of the Ewald sum in kJ/mol and molecule; the cost grows with its logarithm cubed.
+        accuracy: error of the Ewald sum in kJ/mol for each molecule, within a factor of five. 1e-5 is quicker, and below
+            what float32 tells apart.
 
     Attributes:
         frame: sites O, H, H, M (4, 3) of a molecule at rest, in nm: oxygen at zero, bisector along z, hydrogens in the
@@ -109,7 +110,7 @@ class RigidWater(Target):
         self.register_buffer("box", torch.as_tensor(edges))
 
         q = parameters.charge
-        self.ewald = Ewald((q, q, -2 * q), self.frame[1:], edges, half, accuracy)
+        self.ewald = Ewald((q, q, -2 * q), frame[1:], edges, half, accuracy)
         self.lennard_jones = SwitchedLennardJones(parameters.sigma, parameters.epsilon, cutoff, switch)
         # the mean over all pairs of sites, an oxygen and its own image among them, as molecular dynamics codes take it
         pairs = 4 * n * n * (n + 1) / (4 * n + 1) / 2
