@@ -253,6 +253,73 @@ def test_jvp_of_derivatives():
         torch.testing.assert_close(jvp(first, A, H), expected, rtol=1e-5, atol=1e-5)
 
 
+# ---- closed forms of small matrices, where there are many
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_many_small_matrices(name, n):
+    """As alone, where no closed form is taken: values, and both gradients of gradients that are not symmetric."""
+    f = FUNCTIONS[name][0]
+    A = random_spd(2, 65, n, cond=50.0).requires_grad_()
+    A.data[0, :3] = torch.eye(n, dtype=A.dtype)
+    A.data[1, :3] = 2 * torch.eye(n, dtype=A.dtype) + torch.ones(n, n, dtype=A.dtype)
+    generator = torch.Generator().manual_seed(7)
+    G, K = (torch.randn(2, 65, n, n, dtype=A.dtype, generator=generator) for _ in range(2))
+
+    def all_of_it(A, G, K):
+        y = f(A)
+        (plain,) = torch.autograd.grad(y, A, G, retain_graph=True)
+        (first,) = torch.autograd.grad(y, A, G, create_graph=True)
+        (second,) = torch.autograd.grad(first, A, K)
+        assert y.is_contiguous() and plain.is_contiguous()
+        return torch.stack([y, plain, first, second]).detach()
+
+    each = [all_of_it(A.detach()[i].requires_grad_(), G[i], K[i]) for i in np.ndindex(2, 65)]
+    expected = torch.stack(each, 1).unflatten(1, (2, 65))
+    torch.testing.assert_close(all_of_it(A, G, K), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_derivatives_of_many_small_matrices():
+    A = random_spd(128, 2, cond=5.0).requires_grad_()
+    p = torch.linspace(-1, 1, 128, dtype=A.dtype).requires_grad_()
+    assert gradcheck(lambda A: logm(symmetric(A)), A, fast_mode=True)
+    assert gradgradcheck(lambda A: sqrtm(symmetric(A)), A, fast_mode=True)
+    assert gradcheck(lambda A, p: Spectrum(symmetric(A)).power(p), (A, p), fast_mode=True)
+    assert gradcheck(lambda A: Spectrum(symmetric(A)).values().square(), A, fast_mode=True)
+
+
+def test_batched_gradients_of_many_small_matrices():
+    A = random_spd(130, 3).requires_grad_()
+    G = torch.randn(2, 130, 3, 3, dtype=A.dtype, generator=torch.Generator().manual_seed(8))
+    y = logm(A)
+    (together,) = torch.autograd.grad(y, A, G, is_grads_batched=True, retain_graph=True)
+    torch.testing.assert_close(together, torch.stack([torch.autograd.grad(y, A, g, retain_graph=True)[0] for g in G]))
+    torch.testing.assert_close(torch.func.vmap(logm)(A), y)
+    # directions at one matrix, and one direction at many
+    spectrum = Spectrum(A[0])
+    expected = torch.stack([spectrum.derivative(LOG, H) for H in G[0]])
+    torch.testing.assert_close(spectrum.derivative(LOG, G[0]), expected)
+    expected = torch.stack([Spectrum(X).derivative(LOG, G[0, 0]) for X in A])
+    torch.testing.assert_close(Spectrum(A).derivative(LOG, G[0, 0]), expected)
+
+
+def test_one_bad_matrix_among_many_spoils_no_other():
+    A = random_spd(130, 3)
+    for bad in (math.nan, math.inf):
+        spoilt = A.clone()
+        spoilt[2, 1, 1] = bad
+        spoilt.requires_grad_()
+        good = A.clone().requires_grad_()
+        others = [i for i in range(130) if i != 2]
+        for f, _, _ in FUNCTIONS.values():
+            y = f(spoilt)
+            assert y[2].isnan().all()
+            torch.testing.assert_close(y[others], f(good)[others])
+            got, expected = (torch.autograd.grad(f(X)[others].sum(), X)[0][others] for X in (spoilt, good))
+            torch.testing.assert_close(got, expected)
+
+
 # ---- float32
 
 

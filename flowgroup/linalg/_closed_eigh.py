@@ -52,7 +52,8 @@ def eigh3(xp: ModuleType, entries: Array) -> tuple[list[Array], list[Array]]:
     scale = 1 / xp.sqrt((s0 * s0 + s1 * s1 + s2 * s2) / 6 + (o0 * o0 + o1 * o1 + o2 * o2) / 3 + tiny)
     s0, s1, s2, t0, t1, t2 = s0 * scale, s1 * scale, s2 * scale, o0 * scale, o1 * scale, o2 * scale
     det = s0 * (s1 * s2 - t0 * t0) + t1 * (t0 * t2 - s1 * t1) + t2 * (t0 * t1 - s2 * t2)
-    apart = xp.copysign(2 * xp.cos(xp.arccos(xp.clip(abs(det) / 2, 0, 1)) / 3), det)
+    tan = xp.tan(xp.arccos(xp.clip(abs(det) / 2, 0, 1)) / 3)
+    apart = xp.copysign(2 / xp.sqrt(1 + tan * tan), det)  # 2 cos by the tangent, which numpy has vectorised
 
     # Its eigenvector v is every column of the adjugate of B − apart: take the longest.
     s0, s1, s2 = s0 - apart, s1 - apart, s2 - apart

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flowgroup._checks import check_event_shape, values_readable
 from flowgroup.linalg._closed_eigh import eigh1, eigh2, eigh3
+from flowgroup.linalg._entries import numpy_may, silent
 from flowgroup.linalg._parallel import parallel
 
 
@@ -42,6 +43,12 @@ def eigh(A: Tensor) -> tuple[Tensor, Tensor]:
         tensor([[2.0000, 1.0000],
                 [1.0000, 2.0000]])
     """
+    w, V = decompose(A)
+    return (w.contiguous(), V.contiguous()) if A.shape[-1] in _FORMS else (w, V)
+
+
+def decompose(A: Tensor) -> tuple[Tensor, Tensor]:
+    """`eigh`, its results possibly with the batch last in memory: what functions of many small matrices work on."""
     check_event_shape("A", A, (None, None))
     n = A.shape[-1]
     if A.shape[-2] != n:
@@ -55,12 +62,11 @@ def eigh(A: Tensor) -> tuple[Tensor, Tensor]:
 def _closed(A: Tensor) -> tuple[Tensor, Tensor]:
     n = A.shape[-1]
     # with the batch last, every operation is one pass over contiguous memory
-    if A.device.type == "cpu" and values_readable(A) and type(A) is Tensor:
-        lower = A.numpy().reshape(-1, n * n)[:, _ENTRIES[n]].T
-        with np.errstate(all="ignore"):
-            w, V = _FORMS[n](np, np.ascontiguousarray(lower))
-        w, V = torch.from_numpy(np.stack(w, -1)), torch.from_numpy(np.stack(V, -1))
-        return w.view(A.shape[:-1]), V.view(A.shape)
+    if numpy_may(A):
+        with silent(True):
+            w, V = _FORMS[n](np, A.numpy().reshape(-1, n * n).T[_ENTRIES[n]])
+        w, V = (torch.from_numpy(np.concatenate(x)).view(len(x), *A.shape[:-2]) for x in (w, V))
+        return w.movedim(0, -1), V.unflatten(0, (n, n)).movedim((0, 1), (-2, -1))
     rows = A.movedim((-2, -1), (0, 1)).flatten(0, 1)
     w, V = _FORMS[n](torch, torch.stack([rows[i] for i in _ENTRIES[n]]))
     return torch.stack(w, -1), torch.stack(V, -1).unflatten(-1, (n, n))

@@ -94,6 +94,11 @@ def _exp_difference(a: Tensor, b: Tensor) -> Tensor:
     return torch.expm1(x).div_(x).mul_(a.exp_())
 
 
+def _inv_sqrt_difference(a: Tensor, b: Tensor) -> Tensor:
+    a, b = a.sqrt_(), b.sqrt_()
+    return (a + b).mul_(a.mul_(b)).reciprocal_().neg_()
+
+
 LOG = ScalarFunction(
     torch.log,
     torch.reciprocal,
@@ -114,7 +119,7 @@ SQRT = ScalarFunction(
     torch.sqrt,
     lambda x: 0.5 * x.rsqrt(),
     lambda x: -0.25 * x.rsqrt() / x,
-    lambda a, b: 1 / (a.sqrt() + b.sqrt()),
+    lambda a, b: a.sqrt_().add_(b.sqrt_()).reciprocal_(),
     "nonnegative",
 )
 
@@ -122,7 +127,7 @@ INV_SQRT = ScalarFunction(
     torch.rsqrt,
     lambda x: -0.5 * x.rsqrt() / x,
     lambda x: 0.75 * x.rsqrt() / (x * x),
-    lambda a, b: -1 / (a.sqrt() * b.sqrt() * (a.sqrt() + b.sqrt())),
+    _inv_sqrt_difference,
     "positive",
 )
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from flowgroup._checks import check_square
+from flowgroup.linalg import _closed_functions as closed
 from flowgroup.linalg import scalar_functions
 from flowgroup.linalg._function import Function
-from flowgroup.linalg.eigh import eigh
+from flowgroup.linalg.eigh import decompose
 from flowgroup.linalg.scalar_functions import EXP, INV, INV_SQRT, LOG, SQRT, ScalarFunction
 
 
@@ -47,7 +48,7 @@ class Spectrum:
     def __init__(self, A: Tensor):
         check_square("A", A)
         self.matrix = A
-        self.eigenvalues, self.eigenvectors = eigh(A.detach())
+        self.eigenvalues, self.eigenvectors = decompose(A)
 
     @classmethod
     def of(cls, A: Tensor, w: Tensor, V: Tensor) -> Spectrum:
@@ -197,12 +198,14 @@ def _smooth_part(w: Tensor, function: ScalarFunction) -> Tensor:
 
 def _value(w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
     w = w.clamp(min=0) if function.domain == "nonnegative" else _smooth_part(w, function)
-    return (V * function.value(w).unsqueeze(-2)) @ V.mT
+    return _outer(V, function.value(w))
 
 
 def _derivative(H: Tensor, w: Tensor, V: Tensor, function: ScalarFunction) -> Tensor:
     """Df(A)[(H + Hᵀ)/2]."""
     w = _smooth_part(w, function)
+    if closed.closed_form_may(V, w, H):
+        return closed.derivative(H, w, V, function)
     H = _conjugate(V.mT, _symmetric(H))
     return _conjugate(V, H.mul_(function.divided_difference(w.unsqueeze(-1), w.unsqueeze(-2))))
 
@@ -214,6 +217,11 @@ def _second_derivative(H: Tensor, K: Tensor, w: Tensor, V: Tensor, function: Sca
     H, K = (_conjugate(V.mT, _symmetric(X)) for X in (H, K))
     half = torch.einsum("...ijk,...ij,...jk->...ik", curvature, H, K)
     return _conjugate(V, half + half.mT)
+
+
+def _outer(V: Tensor, f: Tensor) -> Tensor:
+    """V diag(f) Vᵀ."""
+    return closed.value(V, f) if closed.closed_form_may(V, f) else (V * f.unsqueeze(-2)) @ V.mT
 
 
 def _conjugate(V: Tensor, X: Tensor) -> Tensor:
@@ -237,6 +245,8 @@ class _Value(Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         A, w, V = ctx.saved_tensors
+        if not torch.is_grad_enabled():  # no second derivative is wanted
+            return _derivative(grad, w, V, ctx.function), None, None, None
         return _Derivative.apply(A, grad, w, V, ctx.function), None, None, None
 
 
@@ -267,7 +277,7 @@ class _Power(Function):
 
     @staticmethod
     def forward(A: Tensor, p: Tensor, w: Tensor, V: Tensor) -> Tensor:
-        return (V * (above_noise(w) ** p.unsqueeze(-1)).unsqueeze(-2)) @ V.mT
+        return _outer(V, above_noise(w) ** p.unsqueeze(-1))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -311,7 +321,7 @@ class _FromEigenbasis(Function):
 
     @staticmethod
     def forward(A: Tensor, g: Tensor, V: Tensor) -> Tensor:
-        return (V * g.unsqueeze(-2)) @ V.mT
+        return _outer(V, g)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
