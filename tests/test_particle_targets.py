@@ -166,3 +166,40 @@ def test_density_of_a_mean_free_flow_is_one_of_their_volume():
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_density_in_a_frame_does_not_change_with_rotations(d, dtype):
+    inner = flows.NSF(4 * d - d * (d - 1) // 2, transforms=2, hidden_features=(16,)).transform
+    flow = flows.Flow(flows.InFrame(inner, 5, d), flows.DiagonalNormal(4 * d)).to(dtype)
+    x = MeanFree(5, d).random(6, 5, d, dtype=dtype)
+    flow(x)
+    flow.eval()
+    rotation = torch.linalg.qr(torch.randn(40, 1, d, d, dtype=dtype)).Q
+    rotation[..., 0] *= torch.linalg.det(rotation).unsqueeze(-1)
+    tolerance = 1e-3 if dtype == torch.float32 else 1e-9
+    before, after = flow.log_prob(x).expand(40, 6), flow.log_prob(x @ rotation.mT)
+    torch.testing.assert_close(after, before, rtol=0, atol=tolerance)
+    if d == 2:  # a reflection is another configuration
+        assert (flow.log_prob(x * torch.tensor([1, -1], dtype=dtype)) - flow.log_prob(x)).abs().max() > 0.1
+
+
+def test_orientations_in_a_frame_are_uniform():
+    flow = flows.Flow(flows.InFrame(flows.LULinear(6), 4, 3), flows.DiagonalNormal(9))
+    bond = flow.sample((20_000,)).diff(dim=-2)[:, 1]  # of the second and third particle
+    axis = torch.nn.functional.normalize(bond, dim=-1)
+    for k in range(3):  # heights on a sphere are uniform, whatever the axis
+        assert scipy.stats.kstest(axis[:, k], "uniform", (-1, 2)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: flows.InFrame(flows.LULinear(5), 4, 4), "d must be 2 or 3"),
+        (lambda: flows.InFrame(flows.LULinear(3), 2, 3), "n at least d"),
+        (lambda: flows.InFrame(flows.LULinear(6), 4, 2), "must take vectors"),
+    ],
+)
+def test_frames_that_do_not_fit(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
