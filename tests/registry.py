@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowgroup import bijections, flows
-from flowgroup.manifolds import SPD, Manifold, MeanFree, Product, Sphere, Torus, constraints
+from flowgroup.groups import hamilton_product
+from flowgroup.manifolds import SPD, Manifold, MeanFree, Product, RigidBodies, Sphere, Torus, constraints
 
 Points = Callable[..., Tensor]
 """(number, dtype=…, device=…) → that many random events."""
@@ -40,6 +41,23 @@ def unit_vectors(size: int) -> Points:
 
 def on(manifold: Manifold) -> Points:
     return lambda n, **like: manifold.random(n, *manifold.event_shape, **like)
+
+
+def near_sites(sites: Tensor, box: tuple[float, float, float], spread: float = 0.4) -> Points:
+    """Poses displaced from sites by up to that part of the box against the first of them, and turned."""
+    space = RigidBodies(len(sites), box)
+
+    def points(n: int, **like) -> Tensor:
+        still = space.origin(n, *sites.shape, **like)
+        moved = space.random(n, *sites.shape, **like)
+        moved[..., :3] *= spread
+        moved[..., 1:, :3] += moved[..., :1, :3]
+        moved = space.projx(still + spread * (moved - still))
+        return torch.cat(
+            (moved[..., :3] + sites[:, :3].to(**like), hamilton_product(sites[:, 3:].to(**like), moved[..., 3:])), -1
+        )
+
+    return points
 
 
 @dataclass(frozen=True)
@@ -186,6 +204,11 @@ BIJECTIONS = [
     Entry(bijections.Tanh, bijections.Tanh, normal()),
 ]
 
+_BOX = (1.0, 1.2, 0.9)
+_SITES = torch.tensor(
+    [[0.1, 0.2, 0.3, 0.5, 0.5, 0.5, 0.5], [-0.3, 0.4, 0.0, 0.0, 0.0, 1.0, 0.0], [0.2, -0.5, 0.1, 0.5, -0.5, 0.5, -0.5]]
+)
+
 _ANGLE = {"bins": 5, "bound": math.pi, "tails": "circular"}
 
 # references in any order, the third atom bonded to the first
@@ -330,6 +353,33 @@ TRANSFORMS = [
             (SPD(2, metric="bures-wasserstein"), "log-cholesky", "of-bures-wasserstein"),
         )
     ),
+    *without_and_with_context(
+        flows.CrystalTransform,
+        lambda **c: flows.CrystalTransform(
+            flows.Coupling(flows.Affine(), 15, hidden_features=(16,), **c), _SITES, box=_BOX
+        ),
+        near_sites(_SITES, _BOX),
+    ),
+    Entry(flows.CrystalTransform, lambda: flows.CrystalTransform(flows.LULinear(15), _SITES), near_sites(_SITES, _BOX)),
+    *without_and_with_context(
+        flows.RigidCoupling,
+        lambda **c: flows.RigidCoupling(3, "positions", _BOX, "half", sites=_SITES, width=8, blocks=1, **c),
+        near_sites(_SITES, _BOX),
+        label="positions",
+    ),
+    *without_and_with_context(
+        flows.RigidCoupling,
+        lambda **c: flows.RigidCoupling(3, "rotations", _BOX, exchangeable=True, width=8, blocks=1, **c),
+        on(RigidBodies(3, _BOX)),
+        label="rotations",
+    ),
+    Entry(
+        flows.RigidCoupling,
+        lambda: flows.RigidCoupling(3, "positions", mask=[True, False, True], width=8, blocks=1),
+        on(RigidBodies(3)),
+        label="open-space",
+    ),
+    Entry(flows.Whitening, lambda: flows.Whitening(torch.ones(3), torch.eye(3) + 0.5), normal(3)),
     Entry(flows.Squeeze, flows.Squeeze, normal(2, 4, 2)),
     *without_and_with_context(
         flows.Sequential,
@@ -351,6 +401,8 @@ def _base(of: Callable, *args, points: Points, label: str = "", **kwargs) -> Ent
 BASES = [
     _base(flows.BoxUniform, [-1.0, 0.0], [1.0, 3.0], points=box(2, lower=0, upper=1)),
     _base(flows.DiagonalNormal, 3, points=normal(3)),
+    _base(flows.FreeBodies, 2, box=(1.0, 1.2, 0.9), points=on(RigidBodies(2, (1.0, 1.2, 0.9)))),
+    _base(flows.FreeBodies, 2, scale=0.5, points=on(RigidBodies(2)), label="open-space"),
     _base(flows.DiagonalNormal, 3, trainable=True, points=normal(3), label="trainable"),
     _base(flows.Mixture, flows.MixtureNormal(3, 2).components, points=normal(3)),
     _base(flows.MixtureNormal, 3, components=4, points=normal(3)),
@@ -402,6 +454,17 @@ RECIPES = [
     *_recipe(flows.RotationFlow, components=4, circle="spline", points=unit_vectors(4), label="spline"),
     *_recipe(flows.SPDFlow, 2, bins=5, points=on(SPD(2))),
     *_recipe(flows.SPDFlow, 3, "log-euclidean", "log-cholesky", bins=5, points=on(SPD(3)), label="log-cholesky"),
+    *without_and_with_context(
+        flows.RigidBodyFlow,
+        lambda **c: flows.RigidBodyFlow(2, _BOX, transforms=1, width=8, blocks=1, **c),
+        on(RigidBodies(2, _BOX)),
+    ),
+    Entry(
+        flows.RigidBodyFlow,
+        lambda: flows.RigidBodyFlow(2, transforms=1, exchangeable=True, width=8, blocks=1),
+        on(RigidBodies(2)),
+        label="open-space",
+    ),
     *_recipe(flows.SphereFlow, 2, bins=5, points=unit_vectors(3)),
     *_recipe(flows.SphereFlow, 1, transforms=1, bins=5, points=unit_vectors(2), label="circle"),
     *_recipe(flows.SphereFlow, 3, transforms=1, bins=3, circle="moebius", points=unit_vectors(4), label="moebius"),

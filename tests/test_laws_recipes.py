@@ -7,7 +7,7 @@ import registry
 import torch
 
 from flowgroup import flows, testing
-from flowgroup.manifolds import constraints
+from flowgroup.manifolds import RigidBodies, constraints
 
 every_recipe = pytest.mark.parametrize("entry", registry.RECIPES, ids=str)
 every_base = pytest.mark.parametrize("entry", registry.BASES, ids=str)
@@ -15,6 +15,8 @@ every_base = pytest.mark.parametrize("entry", registry.BASES, ids=str)
 
 def permutation(base):
     """It reverses the order of features, on the circle or manifold that the base lives on."""
+    if isinstance(getattr(base.support, "manifold", None), RigidBodies):
+        return flows.RigidCoupling(base.support.manifold.n, "rotations", base.support.manifold.box, width=8, blocks=1)
     if len(base.event_shape) == 2:
         chart = flows.SPDChart(base.support.manifold)
         return flows.Sequential(chart, flows.Permutation(*chart.out_shape), chart.inv)

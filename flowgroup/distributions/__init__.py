@@ -5,6 +5,7 @@ from flowgroup.distributions.mixture import Mixture
 from flowgroup.distributions.normal import DiagonalNormal, MultivariateNormal
 from flowgroup.distributions.product import Product
 from flowgroup.distributions.riemannian_gaussian import RiemannianGaussian
+from flowgroup.distributions.rigid_bodies import FreeBodies
 from flowgroup.distributions.toy import Checkerboard, EightGaussians, Rings, TwoMoons
 from flowgroup.distributions.uniform import BoxUniform, SphereUniform, TorusUniform
 from flowgroup.distributions.von_mises import VonMises, VonMisesFisher
@@ -16,6 +17,7 @@ __all__ = [
     "DiagonalNormal",
     "EightGaussians",
     "Even",
+    "FreeBodies",
     "Mixture",
     "MultivariateNormal",
     "Product",

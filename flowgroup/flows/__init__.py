@@ -27,6 +27,7 @@ from flowgroup.flows.bases import (
     Base,
     BoxUniform,
     DiagonalNormal,
+    FreeBodies,
     Mixture,
     MixtureNormal,
     MixtureVonMisesFisher,
@@ -42,6 +43,7 @@ from flowgroup.flows.bases import (
 )
 from flowgroup.flows.chain_rule import ChainRule
 from flowgroup.flows.coupling import Coupling
+from flowgroup.flows.crystal import CrystalTransform, Whitening
 from flowgroup.flows.elementwise import Elementwise
 from flowgroup.flows.flow import Flow, FlowDistribution
 from flowgroup.flows.frame import InFrame
@@ -50,6 +52,7 @@ from flowgroup.flows.internal_coordinates import InternalCoordinates, stiff_tors
 from flowgroup.flows.linear import GivensLinear, HouseholderLinear, LULinear, Permutation, QRLinear
 from flowgroup.flows.mean_free import MeanFreeChart
 from flowgroup.flows.recipes import IAF, MAF, NCSF, NICE, NSF, Glow, RealNVP, SphereFlow
+from flowgroup.flows.rigid import RigidBodyFlow, RigidCoupling
 from flowgroup.flows.rotations import AxisCoupling, RotationFlow
 from flowgroup.flows.spd import SPDChart, SPDFlow
 from flowgroup.flows.sphere import RecursiveSphere
@@ -74,11 +77,13 @@ __all__ = [
     "ChainRule",
     "CircularShift",
     "Coupling",
+    "CrystalTransform",
     "DiagonalNormal",
     "Elementwise",
     "Exp",
     "Flow",
     "FlowDistribution",
+    "FreeBodies",
     "GivensLinear",
     "Glow",
     "HouseholderLinear",
@@ -107,6 +112,8 @@ __all__ = [
     "RealNVP",
     "RecursiveSphere",
     "RiemannianGaussian",
+    "RigidBodyFlow",
+    "RigidCoupling",
     "RotationFlow",
     "RotationNormal",
     "SPDChart",
@@ -123,6 +130,7 @@ __all__ = [
     "Transform",
     "VonMises",
     "VonMisesFisher",
+    "Whitening",
     "WrappedNormal",
     "stiff_torsions",
     "z_matrix",

@@ -143,6 +143,20 @@ def _like(make: Callable[..., Distribution], size: int, like: Tensor, validate_a
     return make(size, dtype=like.dtype, device=like.device)
 
 
+def FreeBodies(bodies: int, box: Sequence[float] | None = None, scale: float = 1.0) -> Base:
+    """Independent rigid bodies (bodies, 7): positions uniform in a box or N(0, scale²), orientations uniform.
+
+    Example:
+        >>> FreeBodies(2, box=(1.0, 1.0, 1.0)).distribution().sample((5,)).shape
+        torch.Size([5, 2, 7])
+    """
+    return Base(partial(_free_bodies, bodies, box, scale), like=torch.zeros(()))
+
+
+def _free_bodies(bodies: int, box, scale: float, like: Tensor, validate_args: bool = True):
+    return distributions.FreeBodies(bodies, box, scale, like.dtype, like.device, validate_args)
+
+
 def VonMises(features: int, concentration: float = 1.0, trainable: bool = False) -> Base:
     """Independent von Mises angles on the torus, starting from mean 0 and one concentration > 0.
 

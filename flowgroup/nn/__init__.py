@@ -1,5 +1,6 @@
 """Networks: conditioners of flows, and layers on manifolds and Lie groups."""
 
+from flowgroup.nn.attention import BodyAttention
 from flowgroup.nn.conv import ConvNet
 from flowgroup.nn.covariance import CovariancePooling
 from flowgroup.nn.domain_batch_norm import DomainBatchNorm
@@ -14,6 +15,7 @@ from flowgroup.nn.spd_networks import SPDNet, TSMNet
 __all__ = [
     "MLP",
     "BiMap",
+    "BodyAttention",
     "ConvNet",
     "CovariancePooling",
     "DecayingMomentum",

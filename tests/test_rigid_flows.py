@@ -1,0 +1,202 @@
+"""Flows on rigid bodies: even in quaternions, periodic in the box, equivariant under exchange; and maps of crystals."""
+
+import math
+
+import pytest
+import registry
+import torch
+
+from flowgroup import bijections, flows
+from flowgroup.groups import UnitQuaternions, rotation_vector_to_quaternion
+from flowgroup.manifolds import RigidBodies
+from flowgroup.nn import BodyAttention
+
+BOX = (1.0, 1.2, 0.9)
+
+
+def rigid_flow(bodies=3, **options):
+    options = {"box": BOX, "transforms": 2, "width": 8, "blocks": 1} | options
+    return registry.shake_(flows.RigidBodyFlow(bodies, **options)).double()
+
+
+def poses(n, bodies=3, box=BOX):
+    return RigidBodies(bodies, box).random(n, bodies, 7, dtype=torch.float64)
+
+
+def some_signs(x):
+    """The same rotations, of some the other quaternion."""
+    signs = torch.where(torch.rand(x.shape[:-1]) < 0.5, -1.0, 1.0).to(x).unsqueeze(-1)
+    return torch.cat((x[..., :3], signs * x[..., 3:]), -1), signs
+
+
+every_rotation_map = pytest.mark.parametrize(
+    "rotations",
+    [None, bijections.ProjectiveMoebius(3), bijections.AxisSpline(4), bijections.AxisMoebius(3, "body")],
+    ids=lambda b: "default" if b is None else repr(b),
+)
+
+
+@every_rotation_map
+@pytest.mark.parametrize("exchangeable", [False, True])
+def test_maps_are_odd_in_moved_quaternions_and_even_in_those_read(rotations, exchangeable):
+    flow = rigid_flow(rotations=rotations, exchangeable=exchangeable)
+    x = poses(6)
+    turned, signs = some_signs(x)
+    y, logdet = flow.transform(x)
+    again, same = flow.transform(turned)
+    torch.testing.assert_close(again[..., :3], y[..., :3])
+    torch.testing.assert_close(again[..., 3:], signs * y[..., 3:])
+    torch.testing.assert_close(same, logdet)
+    torch.testing.assert_close(flow.log_prob(turned), flow.log_prob(x))
+
+
+def test_exchange_of_identical_bodies():
+    order = torch.tensor([2, 0, 3, 1])
+    x = poses(5, 4)
+    flow = rigid_flow(4, exchangeable=True)
+    torch.testing.assert_close(flow.transform(x[:, order])[0], flow.transform(x)[0][:, order])
+    torch.testing.assert_close(flow.log_prob(x[:, order]), flow.log_prob(x))
+    apart = rigid_flow(4)
+    assert (apart.log_prob(x[:, order]) - apart.log_prob(x)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("sites", [None, registry._SITES])
+def test_images_of_a_body_are_one(sites):
+    flow = rigid_flow(sites=sites)
+    x = poses(5)
+    moved = x.clone()
+    moved[..., :3] += torch.tensor(BOX, dtype=torch.float64) * torch.randint(-2, 3, (5, 3, 3))
+    torch.testing.assert_close(flow.log_prob(moved), flow.log_prob(x))
+    space = RigidBodies(3, BOX)
+    assert space.dist(space.projx(flow.transform(moved)[0]), space.projx(flow.transform(x)[0])).max() < 1e-9
+
+
+def test_density_of_one_body_integrates_to_one():
+    flow = rigid_flow(1, transforms=3)
+    n = 40_000
+    x = poses(n, 1)
+    with torch.no_grad():
+        p = flow.log_prob(x).exp() * RigidBodies(1, BOX).volume
+    assert p.std() > 0.1  # it is not the uniform one
+    assert abs(p.mean() - 1) < 4 * p.std() / n**0.5
+
+
+def test_free_bodies_have_the_density_of_their_samples():
+    # of positions by the closed form of the normal distribution, of rotations 1/(2π²)
+    x = flows.FreeBodies(2, scale=0.5).distribution().sample((1000,))
+    normal = torch.distributions.Normal(0.0, 0.5).log_prob(x[..., :3]).sum((-2, -1))
+    expected = normal - 2 * math.log(2 * math.pi**2)
+    torch.testing.assert_close(flows.FreeBodies(2, scale=0.5).log_prob(x), expected)
+    assert abs(x[..., :3].std() - 0.5) < 0.02
+    torch.testing.assert_close(
+        flows.FreeBodies(2, BOX).log_prob(x), torch.full((1000,), -2 * math.log(math.prod(BOX) * 2 * math.pi**2))
+    )
+
+
+def crystal(transform=None, box=BOX):
+    transform = flows.LULinear(15) if transform is None else transform
+    return registry.shake_(flows.CrystalTransform(transform, registry._SITES, box)).double()
+
+
+@pytest.mark.parametrize("box", [BOX, None])
+def test_a_crystal_moves_as_a_whole(box):
+    t = crystal(box=box)
+    x = registry.near_sites(registry._SITES, BOX)(4, dtype=torch.float64)
+    y, logdet = t(x)
+    shift = torch.tensor([0.3, -2.0, 0.1])
+    z, same = t(torch.cat((x[..., :3] + shift, x[..., 3:]), -1))
+    torch.testing.assert_close(z, torch.cat((y[..., :3] + shift, y[..., 3:]), -1))
+    torch.testing.assert_close(same, logdet)
+
+
+def test_other_images_and_quaternions_are_the_same_crystal():
+    t = crystal()
+    x = registry.near_sites(registry._SITES, BOX)(4, dtype=torch.float64)
+    y, logdet = t(x)
+    turned, signs = some_signs(x)
+    turned[:, 1:, :3] += torch.tensor(BOX, dtype=torch.float64) * torch.randint(-2, 3, (4, 2, 3))
+    z, same = t(turned)
+    torch.testing.assert_close(z[..., :3], y[..., :3])
+    torch.testing.assert_close(z[..., 3:], signs * y[..., 3:])
+    torch.testing.assert_close(same, logdet)
+
+
+def test_small_displacements_and_turns_are_scaled():
+    still = torch.zeros(15)
+    t = crystal(flows.Sequential(flows.Whitening(still, 4 * torch.eye(15)), flows.Whitening(still, torch.eye(15)).inv))
+    group = UnitQuaternions()
+    sites = t.sites
+    d = torch.tensor([[1.0, -2.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 1.0, -1.0]]).double() * 1e-2  # mean zero
+    v = torch.tensor([[3.0, 1.0, -2.0], [0.0, 2.0, 1.0], [1.0, 1.0, 1.0]]).double() * 1e-3
+    for factor, at in ((1.0, 0), (0.5, 1)):
+        turns = rotation_vector_to_quaternion(factor * v)
+        poses = torch.cat((sites[:, :3] + factor * d, group.compose(sites[:, 3:], turns)), -1)
+        if at == 0:
+            y, logdet = t(poses)
+        else:
+            torch.testing.assert_close(y, poses, atol=1e-8, rtol=0)
+    torch.testing.assert_close(logdet, torch.tensor(15 * math.log(0.5)).double(), atol=1e-5, rtol=0)
+
+
+def test_coordinates_and_poses_are_inverse():
+    t = crystal()
+    v = 0.3 * torch.randn(6, 15, dtype=torch.float64)
+    x, logdet = t.poses(v)
+    again, back = t.coordinates(x)
+    torch.testing.assert_close(again, v)
+    torch.testing.assert_close(back, -logdet)
+
+
+def test_far_displacements_come_back():
+    space = RigidBodies(3, BOX)
+    t = crystal()
+    x = space.random(50, 3, 7, dtype=torch.float64)
+    y, logdet = t(x)
+    z, back = t.inverse(y)
+    assert space.dist(space.projx(z), space.projx(x)).max() < 1e-6
+    torch.testing.assert_close(back, -logdet, atol=1e-6, rtol=1e-6)
+
+
+def test_whitening_of_samples():
+    x = torch.randn(500, 3, dtype=torch.float64) @ torch.randn(3, 3, dtype=torch.float64) + 5
+    y, logdet = flows.Whitening(x.mean(0), x.mT.cov())(x)
+    torch.testing.assert_close(y.mean(0), torch.zeros(3, dtype=torch.float64), atol=1e-10, rtol=0)
+    torch.testing.assert_close(y.mT.cov(), torch.eye(3, dtype=torch.float64), atol=1e-10, rtol=0)
+    torch.testing.assert_close(logdet[0], -0.5 * torch.linalg.slogdet(x.mT.cov())[1])
+
+
+def test_attention_knows_bodies_apart_only_where_told():
+    x, order = torch.randn(2, 5, 3), torch.tensor([4, 2, 0, 1, 3])
+    alike, apart = BodyAttention(3, 2, width=8), BodyAttention(3, 2, bodies=5, width=8)
+    torch.testing.assert_close(alike(x[:, order]), alike(x)[:, order])
+    assert (apart(x[:, order]) - apart(x)[:, order]).abs().max() > 1e-2
+    far = x.clone()
+    far[:, 4] += 1
+    assert (alike(far)[:, 0] - alike(x)[:, 0]).abs().max() > 1e-4  # every body is seen by all
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: flows.RigidCoupling(2, "velocities"), ValueError, "moved must be one of"),
+        (lambda: flows.RigidCoupling(2, "positions", bijection=3), TypeError, "bijection must be"),
+        (lambda: flows.RigidCoupling(2, "positions", BOX, bijection=flows.Affine()), ValueError, "bijection must map"),
+        (lambda: flows.RigidCoupling(2, "rotations", bijection=flows.Affine()), ValueError, "bijection must map"),
+        (
+            lambda: flows.RigidCoupling(3, "rotations", sites=registry._SITES, exchangeable=True),
+            ValueError,
+            "exchangeable bodies have no sites",
+        ),
+        (lambda: flows.RigidBodyFlow(2, box=(1.0, -1.0, 1.0)), ValueError, "box must be three positive edges"),
+        (lambda: flows.RigidBodyFlow(0), ValueError, "bodies must be a positive integer"),
+        (lambda: crystal(flows.LULinear(14)), ValueError, "vectors of size 15"),
+        (lambda: crystal("linear"), TypeError, "transform must be"),
+        (lambda: flows.CrystalTransform(flows.LULinear(9), torch.zeros(2, 7)), ValueError, "sites must lie in"),
+        (lambda: flows.Whitening(torch.zeros(2), torch.eye(3)), ValueError, "mean and covariance"),
+        (lambda: flows.FreeBodies(2, scale=0.0), ValueError, "scale must be positive"),
+        (lambda: BodyAttention(3, 2, width=10, heads=4), ValueError, "width must be a multiple"),
+    ],
+)
+def test_bad_arguments(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
