@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flowgroup import flows
+from flowgroup import distributions, flows, manifolds
 
 CHAIN = flows.z_matrix([(0, 1), (1, 2), (2, 3)])
 BRANCHED = [(0, 1), (1, 2), (1, 3), (3, 4), (3, 5), (0, 6), (0, 7), (0, 8), (4, 9)]
@@ -119,3 +119,29 @@ def test_chain_rule_is_the_product_of_conditional_densities():
     seen = torch.stack((x[:, 0].cos(), x[:, 0].sin(), x[:, 1].cos(), x[:, 1].sin()), -1)
     expected = angles.log_prob(x[:, :2], c) + numbers.log_prob(x[:, 2:], torch.cat((seen, c), -1))
     torch.testing.assert_close(flow.log_prob(x, c), expected)
+
+
+def test_independent_parts():
+    space = manifolds.Product(manifolds.Torus(2), manifolds.Sphere(2), manifolds.Euclidean(1))
+    parts = (
+        distributions.VonMises(torch.zeros(2), torch.tensor([2.0, 5.0])),
+        distributions.SphereUniform(2),
+        distributions.DiagonalNormal(torch.tensor([3.0]), torch.tensor([0.5])),
+    )
+    p = distributions.Product(space, *parts)
+    x = p.sample((4000,))
+    expected = parts[0].log_prob(x[:, :2]) - math.log(4 * math.pi) + parts[2].log_prob(x[:, 5:])
+    torch.testing.assert_close(p.log_prob(x), expected)
+    assert space.contains(x).all() and p.support.check(x).all()
+    assert (x[:, 5].mean() - 3).abs() < 0.04 and x[:, 2:5].mean(0).abs().max() < 0.05
+    assert p.has_rsample and p.rsample((3, 2)).shape == (3, 2, 6)
+    several = distributions.DiagonalNormal(torch.arange(7.0)[:, None], 0.1 * torch.ones(7, 1))
+    x = distributions.Product(space, *parts[:2], several).sample((50,))
+    assert x.shape == (50, 7, 6) and (x[..., 5].mean(0) - torch.arange(7.0)).abs().max() < 0.1
+    assert not torch.equal(x[:, 0, :5], x[:, 1, :5])
+    with pytest.raises(TypeError, match="manifold must be a product"):
+        distributions.Product(manifolds.Sphere(2), parts[1])
+    with pytest.raises(ValueError, match="must have the event shapes of the factors"):
+        distributions.Product(space, *parts[:2])
+    with pytest.raises(ValueError, match="part 0 must have vectors of numbers or of angles"):
+        flows.Product(flows.BoxUniform([0.0], [1.0]))

@@ -45,22 +45,23 @@ class Product(Distribution):
             raise ValueError(f"parts must have the event shapes of the factors of {manifold}, got {shapes}")
         self.manifold = manifold
         batch = torch.broadcast_shapes(*(part.batch_shape for part in parts))
-        self.parts = tuple(part if part.batch_shape == batch else part.expand(batch) for part in parts)
+        # those without a batch draw one sample for each of it
+        self.parts = tuple(part.expand(batch) if part.batch_shape else part for part in parts)
         self.has_rsample = all(part.has_rsample for part in parts)
         super().__init__(batch, manifold.event_shape, validate_args=False)
-
-    def expand(self, batch_shape: Sequence[int], _instance=None) -> Product:
-        return Product(self.manifold, *(part.expand(batch_shape) for part in self.parts))
 
     @property
     def support(self) -> constraints.OnManifold:
         return self.manifold.constraint
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self.manifold.join(*(part.sample(torch.Size(sample_shape)) for part in self.parts))
+        return self.manifold.join(*(part.sample(self._shape_for(part, sample_shape)) for part in self.parts))
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self.manifold.join(*(part.rsample(torch.Size(sample_shape)) for part in self.parts))
+        return self.manifold.join(*(part.rsample(self._shape_for(part, sample_shape)) for part in self.parts))
+
+    def _shape_for(self, part: Distribution, sample_shape: Sequence[int]) -> torch.Size:
+        return torch.Size(sample_shape) + (torch.Size() if part.batch_shape else self.batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         check_event_shape("value", value, self.event_shape)
