@@ -58,6 +58,7 @@ class Bodies(Target):
     def __init__(self, n, kappa=3.0):
         super().__init__()
         self.event_shape, self.kappa = torch.Size((n, 7)), kappa
+        self.log_unit_volume = n * math.log(2 * math.pi**2)
 
     def _energy(self, x):
         return (0.5 * x[..., :3].square().sum(-1) - self.kappa * x[..., 3].square()).sum(-1)
@@ -70,6 +71,15 @@ class Half(Target):
 
     def _energy(self, x):
         return torch.where(x > 0, 0.5 * x * x, torch.nan).squeeze(-1)
+
+
+class Lost(Target):
+    """Two rotations in one vector."""
+
+    event_shape, log_unit_volume = torch.Size((8,)), 2 * math.log(2 * math.pi**2)
+
+    def _energy(self, x):
+        return x.square().sum(-1)
 
 
 def error_bars(x):
@@ -144,6 +154,19 @@ def test_rigid_moves(bodies):
     assert abs(chain.acceptance.mean() - 0.4) < 0.1
     moved = (chain.x[1:] != chain.x[:-1]).any(-1).sum(-1)
     assert set(moved.unique().tolist()) == {0, min(bodies, 3)}
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
+def test_rotations_are_known_by_their_volume(kernel):
+    """A target whose support is all numbers, but whose unit of volume is that of rotations."""
+    kappa = 3.0
+    mass = [quad(lambda w, k=k: w**k * math.sqrt(1 - w * w) * math.exp(kappa * w * w), -1, 1)[0] for k in (0, 2)]
+    start = torch.cat([torch.randn(150, 2, 3), Sphere(3).random(150, 2, 4)], -1)
+    chain = mcmc(Bodies(2, kappa), start, kernel, steps=200, warmup=50, **QUIET)
+    assert Sphere(3).contains(chain.x[..., 3:]).all()
+    bias = 0.015 if isinstance(kernel, Langevin) else 0.0
+    assert_mean(chain.x[..., 3].square().mean(-1), mass[1] / mass[0], bias=bias)
+    assert_mean(chain.x[..., :3].square().mean((-2, -1)), 1.0, bias=bias)
 
 
 def test_rigid_moves_stay_in_the_box():
@@ -264,6 +287,7 @@ def test_bad_energies_are_rejected_and_counted():
         (lambda: mcmc(Half(), torch.ones(3, 1), warmup=-1, **QUIET), ValueError, "warmup must be"),
         (lambda: mcmc(Half(), torch.ones(3, 1), beta=0.0, **QUIET), ValueError, "beta must be positive"),
         (lambda: mcmc(Half(), torch.ones(3, 1), RigidMoves(), steps=2, **QUIET), ValueError, "rigid bodies"),
+        (lambda: mcmc(Lost(), torch.ones(3, 8), steps=2, **QUIET), ValueError, "has rotations"),
         (lambda: parallel_tempering(Half(), torch.ones(1, 3, 1), [1.0], **QUIET), ValueError, "at least two"),
         (lambda: parallel_tempering(Half(), torch.ones(3, 1), [1.0, 0.5], **QUIET), ValueError, "2 or 1, "),
         (lambda: ais(torch.nn.Linear(1, 1), flows.DiagonalNormal(1), (3,)), TypeError, "target must be"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -9,10 +10,14 @@ import torch
 from torch import Tensor
 
 from flowgroup.boltzmann.targets import Target
-from flowgroup.manifolds import Manifold
+from flowgroup.manifolds import Euclidean, Manifold, Product, Sphere
 from flowgroup.manifolds.constraints import OnManifold
 
 Scalars = Tensor | float
+
+LOG_ROTATIONS = math.log(2 * math.pi**2)
+QUATERNIONS = Sphere(3)
+BODIES = Product(Euclidean(3), Sphere(3))
 
 
 class State(NamedTuple):
@@ -76,11 +81,7 @@ class Potential(NamedTuple):
     @staticmethod
     def of(target: Target, energy: Callable[[Tensor], Tensor] | None = None) -> Potential:
         """That of a target, or another energy where the target lives."""
-        support = target.support
-        while hasattr(support, "base_constraint"):  # of several independent entries
-            support = support.base_constraint
-        manifold = support.manifold if isinstance(support, OnManifold) else None
-        return Potential(energy or target.energy, len(target.event_shape), manifold)
+        return Potential(energy or target.energy, len(target.event_shape), _manifold_of(target))
 
     def at(self, x: Tensor, gradient: bool = True) -> State:
         """The state at x."""
@@ -134,6 +135,24 @@ def choose(potential: Potential, which: Tensor, a: State, b: State) -> State:
             None if p is None or q is None else torch.where(which if i == 1 else wide, p, q)
             for i, (p, q) in enumerate(zip(a, b))
         )
+    )
+
+
+def _manifold_of(target: Target) -> Manifold | None:
+    """Where a target lives: its support where that is a manifold; else its unit of volume tells of rotations."""
+    support, shape = target.support, target.event_shape
+    while hasattr(support, "base_constraint"):  # of several independent entries
+        support = support.base_constraint
+    if isinstance(support, OnManifold):
+        return support.manifold
+    rotations = target.log_unit_volume / LOG_ROTATIONS
+    if round(rotations) < 1 or abs(rotations - round(rotations)) > 1e-6:
+        return None
+    if shape[-1:] in ((4,), (7,)) and shape[:-1].numel() == round(rotations):
+        return QUATERNIONS if shape[-1] == 4 else BODIES
+    raise ValueError(
+        f"target {type(target).__name__} has rotations (log_unit_volume = {target.log_unit_volume:g}) in events of "
+        f"shape {tuple(shape)}: it must name the manifold they live on as its support"
     )
 
 
