@@ -17,6 +17,7 @@ from flowgroup.boltzmann.report import Report, make_report, title
 from flowgroup.boltzmann.targets import Target
 from flowgroup.flows import Flow
 from flowgroup.training import History, minimise
+from flowgroup.training.loop import awaits_data
 from flowgroup.training.randomness import seeded
 
 
@@ -187,9 +188,7 @@ class BoltzmannGenerator:
 
     def __repr__(self) -> str:
         size = sum(p.numel() for p in self.flow.parameters() if p.requires_grad)
-        return (
-            f"BoltzmannGenerator({title(self.target)}, flow of {size} parameters)"
-        )
+        return f"BoltzmannGenerator({title(self.target)}, flow of {size} parameters)"
 
 
 def _log_weights(energy: Tensor, log_q: Tensor, target: Target) -> Tensor:
@@ -198,16 +197,23 @@ def _log_weights(energy: Tensor, log_q: Tensor, target: Target) -> Tensor:
 
 
 class _Loss:
-    """The objective with all but the flow filled in; energies are counted."""
+    """The objective with all but the flow filled in; energies are counted.
+
+    Layers that set themselves by data see some before the first step, or samples of the flow where there are none.
+    """
 
     def __init__(self, objective: Objective, target: Target, n: int, data: Tensor | None):
         self.objective, self.target, self.n, self.data = objective, _Counted(target), n, data
+        self.started = False
         if hasattr(objective, "state_dict"):
             self.state_dict: Callable[[], Any] = objective.state_dict
             self.load_state_dict = objective.load_state_dict
 
     def __call__(self, flow: Flow) -> tuple[Tensor, dict[str, Tensor]]:
-        self.target.count = 0
+        if not self.started and awaits_data(flow):
+            with torch.no_grad():
+                flow(flow.sample((self.n,)) if self.data is None else self.data[: self.n])
+        self.started, self.target.count = True, 0
         loss, metrics = self.objective(flow, self.target, self.n, self.data)
         return loss, {**metrics, "energies": torch.tensor(self.target.count, device=loss.device)}
 

@@ -35,8 +35,8 @@ class SafeEnergy(NamedTuple):
 
     Attributes:
         energy: u(x) as it is, without gradient.
-        good: where u(x) is finite.
-        capped: u, above the cap growing like a logarithm, with gradient; 0 without gradient where u is not finite.
+        good: where u(x) and its gradient are finite.
+        capped: u, above the cap growing like a logarithm, with gradient; 0 without gradient where not good.
     """
 
     energy: Tensor
@@ -76,9 +76,9 @@ def safe_energy(target: Target, x: Tensor, cap: float | None = None) -> SafeEner
         leaf = x.detach().requires_grad_()
         u = target.energy(leaf)
         capped = smooth_cap(u, cap)
-        good = u.isfinite()
         (gradient,) = torch.autograd.grad(capped.sum(), leaf)
-    gradient = torch.where(gradient.isfinite() & _over_event(good, x), gradient, 0)
+    good = u.isfinite() & gradient.isfinite().flatten(u.dim()).all(-1)
+    gradient = torch.where(_over_event(good, x), gradient, 0)
     slope = ((x - x.detach()) * gradient).flatten(good.dim()).sum(-1)
     return SafeEnergy(u.detach(), good, torch.where(good, capped.detach(), 0) + torch.where(good, slope, 0))
 
@@ -94,8 +94,8 @@ def reverse_kl(
 ) -> Loss:
     """KL(q‖p) − log Z = E_q[log q(x) + u(x) + log_unit_volume], the mean over n samples of the flow.
 
-    Samples whose energy is not finite are left out of the mean and counted. A flow with a `SampleBase` is so trained
-    for learned free-energy perturbation: the loss is then the mean of the generalised work u₁(f(x)) − u₀(x) − log|det|.
+    Samples whose energy or force is not finite are left out of the mean and counted. A flow with a `SampleBase` is so
+    trained for learned free-energy perturbation: its loss is the mean generalised work u₁(f(x)) − u₀(x) − log|det|.
 
     Args:
         flow: q; its base must have `rsample`.

@@ -15,7 +15,7 @@ from flowgroup.training.checkpoint import RunState
 from flowgroup.training.data import Batch, Data, Source, batches, open_source
 from flowgroup.training.descent import Descent
 from flowgroup.training.history import History
-from flowgroup.training.loop import Part, Run, check_common_arguments, common_settings, make_optimizer
+from flowgroup.training.loop import Part, Run, awaits_data, check_common_arguments, common_settings, make_optimizer
 from flowgroup.training.parallel import Processes, data_parallel, processes
 from flowgroup.training.randomness import seeded
 
@@ -183,7 +183,7 @@ def _shape(x) -> tuple[int, ...] | str:
 @torch.no_grad()
 def _initialise(flow: Flow, train: Source, augment, group: Processes, seed: int) -> None:
     """Let layers that set themselves by data (ActNorm) see the first joint batch, the same on every process."""
-    if all(b.all() for name, b in flow.named_buffers() if name.split(".")[-1] == "initialized"):
+    if not awaits_data(flow):
         return
     flow.train()
     with seeded(group.device, seed, 0):

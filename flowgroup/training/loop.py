@@ -191,6 +191,11 @@ def check_common_arguments(
         raise ValueError(f"clip_grad_norm must be positive or None, got {clip_grad_norm!r}")
 
 
+def awaits_data(flow: Flow) -> bool:
+    """Whether there are layers that set themselves by the first batch they see (ActNorm), and did not yet."""
+    return not all(b.all() for name, b in flow.named_buffers() if name.split(".")[-1] == "initialized")
+
+
 def _seconds_since(start: float, group: Processes) -> Tensor:
     """Of the first process; nothing on the others, so that the sum is the same on all."""
     return torch.tensor(time.perf_counter() - start if group.first else 0.0, device=group.device)
