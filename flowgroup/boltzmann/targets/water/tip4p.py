@@ -51,8 +51,8 @@ class RigidWater(Target):
         cutoff: of the Lennard-Jones energy in nm; None takes 1 nm or half the shortest edge, whichever is less.
         switch: where switching begins, in nm; None takes 0.9 of the cutoff.
         dispersion_correction: whether to add the mean of what the cutoff leaves out.
-        accuracy: error of the Ewald sum in kJ/mol for each molecule, within a factor of five. 1e-5 is quicker, and below
-            what float32 tells apart.
+        accuracy: error of the Ewald sum in kJ/mol for each molecule, within a factor of five. 1e-5 is quicker, and less
+            than float32 can tell.
 
     Attributes:
         frame: sites O, H, H, M (4, 3) of a molecule at rest, in nm: oxygen at zero, bisector along z, hydrogens in the
