@@ -259,15 +259,15 @@ def test_base_of_samples_gives_path_gradients_and_log_prob():
 
 def test_learns_a_normal_distribution_by_energy_alone():
     torch.manual_seed(0)
-    target = Normal(2.0, 0.5, unit=0.2)
+    target = Normal(1.0, 0.6, unit=0.2)
     generator = BoltzmannGenerator(affine(), target)
     objective = partial(reverse_kl, path_gradient=True)
     history = generator.fit(400, 64, objective=objective, lr=0.1, progress=False, steps_per_epoch=100)
     report = generator.report(2000)
-    assert report.ess > 0.998 and abs(report.log_z.value - target.exact) < 1e-3 and report.kl < 1e-3
+    assert report.ess > 0.999 and abs(report.log_z.value - target.exact) < 1e-3 and report.kl < 1e-3
     assert len(history.train) == 4 and history.steps == 400
     assert history.train[-1] == pytest.approx(-target.exact, abs=0.02)
-    assert history.metrics["ESS"][0] < 0.5 < 0.98 < history.metrics["ESS"][-1]
+    assert history.metrics["ESS"][0] < 0.95 < 0.99 < history.metrics["ESS"][-1]
     assert history.metrics["energies"] == [100 * 64] * 4 and history.metrics["nonfinite"] == [0] * 4
     assert abs(report.mean_energy.value - 1) < 4 * report.mean_energy.error
     torch.testing.assert_close(generator.log_weights(report.x), report.log_w)
