@@ -77,7 +77,7 @@ class Ewald(nn.Module):
         self.itself = -COULOMB / 2 * float(q @ smooth(t) @ q)
         self.register_buffer("charges", torch.as_tensor(q))
         self.register_buffer("box", torch.as_tensor(edges))
-        self.register_buffer("weight", torch.as_tensor(weight.reshape(-1, weight.shape[-1]).T.copy()))
+        self.register_buffer("weight", torch.as_tensor(weight.reshape(len(weight), -1)))
 
     def near(self, s: Tensor, gradient: bool = False) -> tuple[Tensor, Tensor | None]:
         """The sum over pairs (B,) in kJ/mol for charges at s (3, N, S, B) in units of the box's edges, and ∂/∂s."""
@@ -94,14 +94,14 @@ class Ewald(nn.Module):
         """The sum over waves less what molecules do to themselves, as `near`."""
         q = self.charges.to(s).repeat(s.shape[1]).unsqueeze(-1)
         (x, y, z), (dx, dy, dz) = self._waves(s)
-        z, dz, plane = z * q, dz * q, _outer(x, y)
-        amplitude = z.mT @ plane
+        x, dx, plane = x * q, dx * q, _outer(y, z)
+        amplitude = x.mT @ plane
         weighted = self.weight.to(s) * amplitude
         energy = vecdot(weighted, amplitude).sum(-1) + s.shape[1] * self.itself
         if not gradient:
             return energy, None
-        by_plane, by_z = z @ weighted, plane @ weighted.mT
-        parts = [vecdot(by_plane, _outer(dx, y)), vecdot(by_plane, _outer(x, dy)), vecdot(by_z, dz)]
+        by_x, by_plane = plane @ weighted.mT, x @ weighted
+        parts = [vecdot(by_x, dx), vecdot(by_plane, _outer(dy, z)), vecdot(by_plane, _outer(y, dz))]
         return energy, 2 * torch.stack([part.mT for part in parts]).view(s.shape)
 
     def _pair(self, r2: Tensor) -> Tensor:

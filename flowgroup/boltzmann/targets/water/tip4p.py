@@ -155,16 +155,14 @@ class RigidWater(Target):
     def _terms(self, s: Tensor, gradient: bool = False) -> list[tuple[Tensor, Tensor | None]]:
         """Energies (B,) in kJ/mol of Lennard-Jones, near and far charges, and derivatives with respect to their sites.
 
-        A CPU takes as many boxes at a time as its cache holds; other devices as many as keep them busy.
+        A CPU takes as many boxes at a time as its cache holds, another device as many as keep it busy.
         """
-        box, cached = self.box.to(s), s.device.type == "cpu"
-        pairs, waves = 9 * self.molecules**2 // 2, self.ewald.weight.shape[1] * 3 * self.molecules
-        near = (2**18 if cached else 2**26) // (pairs * s.element_size())
-        far = (2**20 if cached else 2**28) // (waves * s.element_size())
+        box, numbers = self.box.to(s), 2**17 if s.device.type == "cpu" else 2**25
+        pairs, waves = self.molecules * (self.molecules // 2), 3 * self.molecules * self.ewald.weight.shape[1]
         return [
-            _in_slices(lambda part: self.lennard_jones(part, box, gradient), s[:, :, :1], near),
-            _in_slices(lambda part: self.ewald.near(part, gradient), s[:, :, 1:], near),
-            _in_slices(lambda part: self.ewald.far(part, gradient), s[:, :, 1:], far),
+            _in_slices(lambda part: self.lennard_jones(part, box, gradient), s[:, :, :1], numbers // max(1, pairs)),
+            _in_slices(lambda part: self.ewald.near(part, gradient), s[:, :, 1:], numbers // max(1, 9 * pairs)),
+            _in_slices(lambda part: self.ewald.far(part, gradient), s[:, :, 1:], numbers // waves),
         ]
 
 
