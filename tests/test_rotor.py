@@ -1,7 +1,11 @@
 """Rigid bodies in a field: stored values, symmetry, and partition functions by other quadratures."""
 
+import importlib.util
 import math
+import sys
+from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -104,3 +108,36 @@ def test_bad_parameters():
         MethaneInField(bond=0.0)
     with pytest.raises(ValueError, match="x must"):
         TetrahedralRotor(1.0).energy(torch.ones(2, 4))
+
+
+@pytest.fixture
+def example(monkeypatch):
+    path = Path(__file__).parents[1] / "examples" / "tetrahedral_rotor.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_example(example, tmp_path, capsys):
+    path = tmp_path / "new" / "picture.png"
+    report = example.main(["--quick", "--output", str(path)])
+    told = capsys.readouterr().out
+    assert report.ess > 0.9 and report.nonfinite == 0 and "NO " not in told and str(report) in told
+    picture = matplotlib.image.imread(path)
+    assert picture.shape[0] > 500 and picture.shape[1] > 800 and picture.std() > 0.1
+    # checks can fail
+    report.log_z = report.log_z._replace(value=report.exact_log_z + 0.1, error=0.02)
+    assert list(example.check(report).values())[:2] == [False, False]
+
+
+@pytest.mark.slow
+def test_the_first_page_reaches_its_goal():
+    from flowgroup import boltzmann, flows
+
+    target = boltzmann.TetrahedralRotor(beta=10.0)
+    generator = boltzmann.BoltzmannGenerator(flows.RotationFlow(transforms=8), target)
+    generator.fit(steps=2000, batch_size=512)  # reverse KL, progress bar shows ESS
+    report = generator.report(samples=10_000)  # logZ ± error, ESS, coverage; prints as a table, plots
+    assert abs(report.log_z.value - 3.605459) < 0.01 and report.ess > 0.9 and report.covered == 12
