@@ -26,6 +26,7 @@ class AxisCoupling(Transform):
         bijection: f, an `AxisMoebius` or `AxisSpline`.
         context: size of the context c, 0 for none.
         hidden_features: widths of the network, an MLP.
+        frame: a quaternion (4,) for p to start from; by default the identity, whose axis is z.
 
     Example:
         >>> from flowgroup import flows
@@ -36,7 +37,11 @@ class AxisCoupling(Transform):
     in_shape = out_shape = (4,)
 
     def __init__(
-        self, bijection: AxisMoebius | AxisSpline, context: int = 0, hidden_features: Sequence[int] = (64, 64)
+        self,
+        bijection: AxisMoebius | AxisSpline,
+        context: int = 0,
+        hidden_features: Sequence[int] = (64, 64),
+        frame: Sequence[float] = (1.0, 0.0, 0.0, 0.0),
     ):
         super().__init__()
         if not isinstance(bijection, AxisMoebius | AxisSpline):
@@ -45,7 +50,7 @@ class AxisCoupling(Transform):
         self.domain, self.codomain = bijection.domain, bijection.codomain
         self.context_features = context
         initial = bijection.initial_params()
-        self.frame = nn.Parameter(F.normalize(torch.randn(4), dim=-1))
+        self.frame = nn.Parameter(torch.tensor(frame))
         self.net = MLP(39, len(initial) - 4, hidden_features, context, F.silu)
         start_near_(self.net.output, initial[4:])
 
@@ -86,12 +91,12 @@ def tensor_powers(u: Tensor) -> Tensor:
 def RotationFlow(  # noqa: N802  (named like the classes of the parts it is made of)
     context: int = 0,
     transforms: int = 8,
-    components: int = 8,
-    hidden_features: Sequence[int] = (64, 64),
+    components: int = 16,
+    hidden_features: Sequence[int] = (32, 32),
     circle: str = "moebius",
     base: Base | None = None,
 ) -> Flow:
-    """Turns about axes of space and of the body in turn, each by the direction of its axis: densities on rotations.
+    """Turns about three axes of space in turn, each by the direction of its axis in the body: densities on rotations.
 
     Events are unit quaternions (4,), q and −q being one rotation with one density, on a sphere of volume 2π². Add
     log 2π² for a density with respect to the invariant probability measure on rotations.
@@ -116,8 +121,10 @@ def RotationFlow(  # noqa: N802  (named like the classes of the parts it is made
     maps = {"moebius": AxisMoebius, "spline": AxisSpline}
     if circle not in maps:
         raise ValueError(f"circle must be one of {sorted(maps)}, got {circle!r}")
+    # the axis is z, x, y, z, …: a third of a turn about (1, 1, 1) takes one to the next
+    frames = ((1.0, 0.0, 0.0, 0.0), (0.5, 0.5, 0.5, 0.5), (-0.5, 0.5, 0.5, 0.5))
     layers = [
-        AxisCoupling(maps[circle](components, ("space", "body")[i % 2]), context, hidden_features).inv
+        AxisCoupling(maps[circle](components), context, hidden_features, frames[i % 3]).inv
         for i in range(positive_integer("transforms", transforms))
     ]
     return Flow(Sequential(*layers), SphereUniform(3) if base is None else base)
