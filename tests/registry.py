@@ -450,8 +450,8 @@ RECIPES = [
     *_recipe(flows.NSF, 3, bins=5, autoregressive=True, points=normal(3), label="autoregressive"),
     *_recipe(flows.NCSF, 3, bins=5, points=angles(3)),
     *_recipe(flows.NCSF, 3, bins=5, autoregressive=True, points=angles(3), label="autoregressive"),
-    *_recipe(flows.RotationFlow, components=3, points=unit_vectors(4)),
-    *_recipe(flows.RotationFlow, components=4, circle="spline", points=unit_vectors(4), label="spline"),
+    *_recipe(flows.RotationFlow, transforms=1, components=2, points=unit_vectors(4)),
+    *_recipe(flows.RotationFlow, transforms=1, components=3, circle="spline", points=unit_vectors(4), label="spline"),
     *_recipe(flows.SPDFlow, 2, bins=5, points=on(SPD(2))),
     *_recipe(flows.SPDFlow, 3, "log-euclidean", "log-cholesky", bins=5, points=on(SPD(3)), label="log-cholesky"),
     *without_and_with_context(
