@@ -155,14 +155,16 @@ class RigidWater(Target):
     def _terms(self, s: Tensor, gradient: bool = False) -> list[tuple[Tensor, Tensor | None]]:
         """Energies (B,) in kJ/mol of Lennard-Jones, near and far charges, and derivatives with respect to their sites.
 
-        A CPU takes as many boxes at a time as its cache holds, another device as many as keep it busy.
+        A CPU takes as many boxes at a time as its cache holds (but enough for vectors), another device as many as keep
+        it busy.
         """
         box, numbers = self.box.to(s), 2**17 if s.device.type == "cpu" else 2**25
-        pairs, waves = self.molecules * (self.molecules // 2), 3 * self.molecules * self.ewald.weight.shape[1]
+        pairs, waves = max(1, self.molecules**2 // 2), 3 * self.molecules * self.ewald.weight.shape[1]
+        oxygens, charges = s[:, :, :1], s[:, :, 1:]
         return [
-            _in_slices(lambda part: self.lennard_jones(part, box, gradient), s[:, :, :1], numbers // max(1, pairs)),
-            _in_slices(lambda part: self.ewald.near(part, gradient), s[:, :, 1:], numbers // max(1, 9 * pairs)),
-            _in_slices(lambda part: self.ewald.far(part, gradient), s[:, :, 1:], numbers // waves),
+            _in_slices(lambda part: self.lennard_jones(part, box, gradient), oxygens, max(16, numbers // pairs)),
+            _in_slices(lambda part: self.ewald.near(part, gradient), charges, max(16, numbers // (9 * pairs))),
+            _in_slices(lambda part: self.ewald.far(part, gradient), charges, max(1, numbers // waves)),
         ]
 
 
@@ -170,7 +172,7 @@ def _in_slices(term: Callable, s: Tensor, size: int) -> tuple[Tensor, Tensor | N
     """What a term gives for the batch, from `size` boxes at a time where the code runs as it stands."""
     if not values_readable(s):
         return term(s)
-    energies, gradients = zip(*(term(part) for part in s.split(max(1, size), -1)))
+    energies, gradients = zip(*(term(part) for part in s.split(size, -1)))
     return torch.cat(energies), None if gradients[0] is None else torch.cat(gradients, -1)
 
 
