@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from flowgroup import boltzmann, flows
@@ -379,6 +380,7 @@ def test_a_killed_process_resumes_bit_for_bit(tmp_path):
 import sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]}
 import torch
+import torch.distributed as dist
 torch.set_num_threads({torch.get_num_threads()})
 from test_boltzmann_generator import long_run, slow_target
 long_run({str(checkpoint)!r}, slow_target())
@@ -480,3 +482,44 @@ def test_report_tells_a_missed_mode():
     assert report.covered < 12
     report.modes = torch.cat((p[:1] + 4 * error[:1], p[1:])), error
     assert "modes within 3σ of 1/12" in str(report) and report.plot().axes[2].get_title().startswith("weights")
+
+
+# Several processes
+
+
+def two_process_run(rank, world):
+    """Deterministic losses of rows of their own: joint gradients are known; and one that draws."""
+    rows = 1 + torch.randn(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    first = []
+
+    def objective(flow):
+        first.append(torch.randn(()))
+        loss = -flow(rows[rank::world]).mean()
+        return loss, {"half": loss.detach(), "rows": torch.tensor(len(rows[rank::world]))}
+
+    flow = shifted()
+    history = minimise(flow, objective, steps=12, lr=0.05, steps_per_epoch=5, progress=False)
+    return {"weights": flow.state_dict(), "history": vars(history), "drawn": first[0]}
+
+
+@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch was built without gloo")
+def test_two_processes_train_like_one(tmp_path):
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
+    launched = subprocess.run([*command, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=600)
+    assert launched.returncode == 0, launched.stderr
+    alone = two_process_run(0, 1)
+    a, b = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert same(a["weights"].values(), b["weights"].values()) and a["drawn"] != b["drawn"]
+    assert {**a["history"], "seconds": 0} == {**b["history"], "seconds": 0}
+    for name, value in alone["weights"].items():
+        torch.testing.assert_close(a["weights"][name], value, rtol=0, atol=1e-12)
+    for found in (a["history"]["train"], a["history"]["metrics"]["half"]):
+        assert found == pytest.approx(alone["history"]["train"], abs=1e-12)
+    assert a["history"]["metrics"]["rows"] == alone["history"]["metrics"]["rows"] == [320, 320, 128]
+
+
+if __name__ == "__main__":
+    rank = int(os.environ["RANK"])
+    torch.save(two_process_run(rank, 2), Path(sys.argv[1]) / f"{rank}.pt")
