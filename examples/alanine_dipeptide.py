@@ -3,9 +3,10 @@
     python examples/alanine_dipeptide.py            # some minutes
     python examples/alanine_dipeptide.py --quick    # to see that everything works
 
-Molecular dynamics with exchange of temperatures gives a few thousand configurations to start from. The flow knows the
-molecule by its bonds, angles and torsions; it learns from these configurations and from energies and forces of its own
-samples, and the weights of its samples make their averages those of the molecule, whatever the flow has not learned.
+Two runs of molecular dynamics give configurations to start from, one on either side of the barrier in φ. They hardly
+cross it, so they do not say how much of its time the molecule spends where. The flow knows the molecule by its bonds,
+angles and torsions. It learns from these configurations, and from energies and forces of its own samples; and weights
+make averages over its samples those of the molecule, whatever it has not learned. So it knows what the runs do not.
 """
 
 from __future__ import annotations
@@ -22,15 +23,36 @@ from torch import Tensor
 from flowgroup import boltzmann, flows
 from flowgroup.training import fit_to_data
 
-TEMPERATURES = [300.0 * 1.25**i for i in range(6)]
+TEMPERATURE = 300.0  # kelvin
 BINS = 36
 
-# F(φ) in kT in 36 bins of 10° from −180°, from 10 ns of molecular dynamics at each of the six temperatures
+# F(φ) in kT in bins of 10° from −180°, by molecular dynamics of 10 ns with exchange of six temperatures, 300 to 916 K
 REFERENCE = [
     *(3.21, 1.41, 0.31, 0.00, 0.33, 1.02, 1.67, 1.88, 1.34, 0.53, 0.16, 0.66),
     *(2.07, 4.27, 7.43, math.inf, math.inf, math.inf, math.inf, 9.04, math.inf, 7.43, 5.55, 4.15),
     *(4.12, 5.11, 7.10, 8.35, math.inf, math.inf, math.inf, math.inf, math.inf, math.inf, 7.94, 5.79),
 ]
+
+
+def dynamics(molecule: boltzmann.Molecule, frames: int, seed: int, **torsions: float) -> Tensor:
+    """Frames (frames, atoms, 3) 0.2 ps apart, of a run that starts with φ and ψ at these values."""
+    rows = flows.z_matrix(molecule.bonds)
+    internal = flows.InternalCoordinates(rows)
+    y = internal(molecule.positions)[0]
+    for name, value in torsions.items():
+        atoms = getattr(molecule, name)
+        y[[row in (atoms, atoms[::-1]) for row in rows[3:]].index(True)] = value
+    run = boltzmann.openmm_trajectory(
+        molecule.system,
+        internal.inverse(y)[0],
+        TEMPERATURE,
+        frames=frames,
+        stride=200,
+        warmup=50,
+        platform="Reference",
+        seed=seed,
+    )
+    return run.x
 
 
 def torsion(x: Tensor, atoms: tuple[int, int, int, int]) -> Tensor:
@@ -87,7 +109,7 @@ def picture(path: Path, centres: Tensor, F: Tensor, error: Tensor, reference: Te
     """The profile of φ, and maps of φ and ψ."""
     figure = Figure(figsize=(12, 3.6), dpi=120, layout="constrained")
     axes = figure.subplots(1, 1 + len(maps), width_ratios=[1.3] + [1] * len(maps))
-    axes[0].plot(centres.rad2deg(), reference, color="black", label="molecular dynamics, 10 ns × 6")
+    axes[0].plot(centres.rad2deg(), reference, color="black", label="molecular dynamics with exchange")
     axes[0].errorbar(centres.rad2deg(), F, error, fmt="o", ms=3, label="Boltzmann generator, reweighted")
     axes[0].set(xlabel="φ / °", ylabel="F / kT", ylim=(-0.3, 9), xticks=range(-180, 181, 90))
     axes[0].legend(fontsize=8)
@@ -108,9 +130,9 @@ def picture(path: Path, centres: Tensor, F: Tensor, error: Tensor, reference: Te
 def main(arguments: list[str] | None = None) -> dict[str, Tensor | boltzmann.Report]:
     """Run it all; the report, the profile with its error, and the reference."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=10_000, help="of molecular dynamics, 0.2 ps apart")
-    parser.add_argument("--epochs", type=int, default=4, help="of maximum likelihood on them")
-    parser.add_argument("--steps", type=int, default=1000, help="with energies")
+    parser.add_argument("--frames", type=int, default=16_000, help="of molecular dynamics, 0.2 ps apart")
+    parser.add_argument("--epochs", type=int, default=3, help="of maximum likelihood on them")
+    parser.add_argument("--steps", type=int, default=800, help="with energies")
     parser.add_argument("--samples", type=int, default=100_000, help="to reweight")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", type=Path, help="file to resume the training with energies from")
@@ -122,21 +144,16 @@ def main(arguments: list[str] | None = None) -> dict[str, Tensor | boltzmann.Rep
 
     torch.manual_seed(options.seed)
     molecule = boltzmann.alanine_dipeptide()
-    target = boltzmann.OpenMMTarget(molecule.system, TEMPERATURES[0], platform="Reference")
-    print(f"molecular dynamics, {0.2e-3 * options.frames:g} ns at each of {len(TEMPERATURES)} temperatures")
-    run = boltzmann.openmm_trajectory(
-        molecule.system,
-        molecule.positions,
-        TEMPERATURES,
-        frames=options.frames,
-        stride=200,
-        warmup=options.frames // 50,
-        platform="Reference",
-        seed=options.seed,
-    )
-    flow = molecule_flow(run.x[:, 0], molecule.bonds)
-    data = flow.transform[0].manifold.projx(run.x[torch.randperm(options.frames), 0])  # in one pose
-    train, validation = data[: -options.frames // 20], data[-options.frames // 20 :]
+    target = boltzmann.OpenMMTarget(molecule.system, TEMPERATURE, platform="Reference")
+    left = dynamics(molecule, options.frames, options.seed)
+    right = dynamics(molecule, options.frames // 4, options.seed + 1, phi=1.0, psi=-0.7)
+    for name, x in (("left", left), ("right", right)):
+        share = (torsion(x, molecule.phi) > 0).float().mean()
+        print(f"{2e-4 * len(x):g} ns of molecular dynamics on the {name}: {100 * share:.1f} % of frames have φ > 0")
+    x = torch.cat((left, right))
+    flow = molecule_flow(x, molecule.bonds)
+    data = flow.transform[0].manifold.projx(x[torch.randperm(len(x))])  # in one pose
+    train, validation = data[: -len(x) // 20], data[-len(x) // 20 :]
 
     print(fit_to_data(flow, train, validation=validation, epochs=options.epochs, batch_size=256, lr=2e-3))
     generator = boltzmann.BoltzmannGenerator(flow, target)
@@ -144,13 +161,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Tensor | boltzmann.Rep
     generator.fit(
         steps=options.steps,
         batch_size=256,
-        objective=boltzmann.Mixture((0.5, by_energy), (0.5, boltzmann.maximum_likelihood)),
+        objective=boltzmann.Mixture((0.9, by_energy), (0.1, boltzmann.maximum_likelihood)),
         data=train,
         lr=1e-3,
         clip_grad_norm=100.0,
         checkpoint=options.checkpoint,
     )
-    report = generator.report(options.samples, data=validation)
+    report = generator.report(options.samples)
     print(report)
 
     centres = (torch.arange(BINS) + 0.5) * (2 * math.pi / BINS) - math.pi
@@ -164,7 +181,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Tensor | boltzmann.Rep
     print(f"\nLargest difference there: {(F - reference)[low].abs().max():.2f} kT; P(φ > 0) = ", end="")
     print(f"{(report.log_w.softmax(0) * (phi > 0)).sum():.4f}")
     maps = {
-        "molecular dynamics, 300 K": (torsion(run.x[:, 0], molecule.phi), torsion(run.x[:, 0], molecule.psi), None),
+        "two runs of molecular dynamics": (torsion(x, molecule.phi), torsion(x, molecule.psi), None),
         "flow, reweighted": (phi, torsion(report.x, molecule.psi), report.log_w.softmax(0) * len(phi)),
     }
     picture(options.output, centres, F, error, reference, maps)
