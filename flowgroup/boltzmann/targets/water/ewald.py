@@ -23,7 +23,7 @@ class Ewald(nn.Module):
     Each charge is screened by a cloud of the opposite charge within the cutoff r_c. The cloud decides how quickly the
     sums converge, not the energy. Here it is that of the prolate spheroidal wave function ψ of bandwidth c:
     χ(r) = ∫₀^{r/r_c} ψ / ∫₀¹ ψ, and ρ(k) is the cosine transform of ψ at k·r_c. No function on an interval has less
-    beyond the frequency c, so that an error of e^{−c} needs wave numbers up to c/r_c only: about a quarter of the waves
+    beyond the frequency c, so that an error of e^{−c} needs wave numbers up to c/r_c only: about a fifth of the waves
     that a Gaussian cloud needs. χ(r)/r is smooth and even, hence a polynomial in r², and neither sum has a special
     function in it.
 
