@@ -58,6 +58,10 @@ class RigidWater(Target):
         frame: sites O, H, H, M (4, 3) of a molecule at rest, in nm: oxygen at zero, bisector along z, hydrogens in the
             xz plane.
 
+    Raises:
+        ValueError: an argument out of its range: an unknown model, a cutoff beyond half the shortest edge, a switch
+            beyond the cutoff, an accuracy outside of [1e-12, 1].
+
     Source: Development of an improved four-site water model for biomolecular simulations: TIP4P-Ew, 2004, doi
         10.1063/1.1683075; A potential model for the study of ices and amorphous water: TIP4P/Ice, 2005, doi
         10.1063/1.1931662.
