@@ -133,7 +133,9 @@ def cooling(x: Tensor, layers: int = 4, hidden_features: int = 256) -> flows.Cry
     """The map from crystals at 250 K, x (n, N, 7) being some, to 100 K; at first it shrinks all motions alike."""
     sites, box = boltzmann.ice_xi((2, 1, 1))
     size = 6 * len(sites) - 3
-    mean, covariance = moments(flows.CrystalTransform(flows.LULinear(size), sites, box.tolist()).coordinates(x)[0])
+    axes = flows.Whitening(
+        *moments(flows.CrystalTransform(flows.LULinear(size), sites, box.tolist()).coordinates(x)[0])
+    )
     couplings = []
     mask = torch.zeros(size, dtype=torch.bool)
     for i in range(layers):
@@ -141,12 +143,7 @@ def cooling(x: Tensor, layers: int = 4, hidden_features: int = 256) -> flows.Cry
         moved = int(mask.sum())
         bilinear = Bilinear(size - moved, 2 * moved, hidden_features)
         couplings.append(flows.Coupling(flows.Affine(max_log_scale=1.0), size, mask, conditioner=bilinear))
-    t = flows.Sequential(
-        flows.Whitening(mean, covariance),
-        *couplings,
-        flows.LULinear(size),
-        flows.Whitening(mean, covariance * COLD / HOT).inv,
-    )
+    t = flows.Sequential(axes, *couplings, flows.LULinear(size), axes.scaled(COLD / HOT).inv)
     return flows.CrystalTransform(t, sites, box.tolist())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -159,7 +160,8 @@ class Whitening(Transform):
     """y = Λ^{−1/2} Vᵀ(x − μ), VΛVᵀ = C: coordinates along principal axes, the longest first, in units of their lengths.
 
     Nothing of it is trained. `Whitening(…).inv` goes from such coordinates to vectors with mean μ and covariance C: a
-    Gaussian of one mean and covariance to that of another is `Sequential(Whitening(μ, C), Whitening(ν, D).inv)`.
+    Gaussian of one mean and covariance to that of another is `Sequential(Whitening(μ, C), Whitening(ν, D).inv)`, and to
+    the same with all lengths shrunk by half `Sequential(t, t.scaled(0.25).inv)`.
 
     Args:
         mean: μ (n,).
@@ -191,6 +193,23 @@ class Whitening(Transform):
         self.register_buffer("to_axes", (V / length).mT.to(mean).contiguous())
         self.register_buffer("from_axes", (V * length).to(mean).contiguous())
         self.register_buffer("log_volume", length.log().sum().to(mean))
+
+    def scaled(self, factor: float) -> Whitening:
+        """That of the covariance factor·C, with the same axes also where lengths of axes coincide.
+
+        Example:
+            >>> from flowgroup.flows import Sequential
+            >>> t = Whitening(torch.zeros(2), torch.eye(2))
+            >>> Sequential(t, t.scaled(4.0).inv)(torch.ones(2))[0]
+            tensor([2., 2.])
+        """
+        if not 0 < factor < math.inf:
+            raise ValueError(f"factor must be positive and finite, got {factor}")
+        other = copy.deepcopy(self)
+        other.to_axes /= math.sqrt(factor)
+        other.from_axes *= math.sqrt(factor)
+        other.log_volume += 0.5 * self.in_shape[0] * math.log(factor)
+        return other
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = self._checked("x", x, context)
