@@ -93,7 +93,7 @@ def free_energy(phi: Tensor, log_w: Tensor | None = None) -> Tensor:
     weights = torch.ones_like(phi) if log_w is None else (log_w - log_w.max()).exp().to(phi)
     index = ((phi + math.pi) * (BINS / (2 * math.pi))).long().clamp(0, BINS - 1)
     p = torch.zeros(BINS, dtype=phi.dtype).index_add(0, index, weights)
-    return -(p / p.max()).log()
+    return (p.max() / p).log()
 
 
 def table(phi: Tensor, F: Tensor, error: Tensor, reference: Tensor) -> str:

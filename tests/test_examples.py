@@ -132,7 +132,8 @@ def test_alanine_dipeptide(example, tmp_path, capsys):
     # −201.2 kT by trained flows: wrong volumes of coordinates, or units of energies, miss it by far
     assert abs(report.log_z.value + 201.2) < 5
     assert report.nonfinite == 0
-    assert F.shape == error.shape == (36,) and F.min() == 0 and F[5:30].isinf().any()
+    assert F.shape == error.shape == (36,) and F.min() == 0
+    assert F[14:21].mean() > F[:12].mean()  # the barrier at φ = 0
     assert f"| -145 | 0.00 | {F[3]:.2f} ± {error[3]:.2f} |" in capsys.readouterr().out
     picture = matplotlib.image.imread(path)
     assert picture.shape[0] > 300 and picture.shape[1] > 800 and picture.std() > 0.1
