@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> boltzmann.Report:
     """Run it all; the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beta", type=float, default=10.0, help="strength of the field in kT (default: 10)")
-    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps (default: 2000)")
+    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps (default: 1500)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, training and samples (default: 0)")
     parser.add_argument("--output", type=Path, default=Path("output/tetrahedral_rotor.png"), help="the picture")
     parser.add_argument("--quick", action="store_true", help="a few steps in a weaker field only")

@@ -68,7 +68,7 @@ class BoltzmannGenerator:
         *,
         objective: Objective = reverse_kl,
         data: Tensor | None = None,
-        lr: float = 5e-3,
+        lr: float = 2e-3,
         weight_decay: float = 0.0,
         optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
         schedule: str = "cosine",

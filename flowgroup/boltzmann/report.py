@@ -169,7 +169,8 @@ class Report:
 
 def title(target: Target) -> str:
     """A target and its options in one line."""
-    return f"{type(target).__name__}({target.extra_repr()})"
+    temperature = "" if target.temperature is None else f"temperature={target.temperature:g}"
+    return f"{type(target).__name__}({', '.join(filter(None, (target.extra_repr(), temperature)))})"
 
 
 def make_report(
