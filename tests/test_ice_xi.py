@@ -42,6 +42,7 @@ def test_openmm_agrees(example):
     assert example.openmm_deviation(displaced(5)).abs().max() < 0.3  # that of its particle mesh
 
 
+@pytest.mark.slow
 def test_ice_xi(example, tmp_path, capsys):
     path = tmp_path / "new" / "ice.png"
     results = example.main(["--quick", "--output", str(path)])
