@@ -2,11 +2,11 @@
 
     python examples/ice_xi.py                                   # three minutes
     python examples/ice_xi.py --quick                           # some seconds, to see that everything works
-    python examples/ice_xi.py --steps 2500 --chains 1000        # the figures of the documentation
+    python examples/ice_xi.py --steps 1250 --chains 1000        # the figures of the documentation
 
 The crystal is ice XI, 16 rigid molecules of TIP4P-Ew water in a periodic box. Hamiltonian Monte Carlo samples it at
 250 K, starting from the lattice, and a flow maps those samples to 100 K, trained by nothing but energies there (learned
-free-energy perturbation). Two thirds of what has to happen is linear: every motion of the lattice shrinks by about the
+free-energy perturbation). Most of what has to happen is linear: every motion of the lattice shrinks by about the
 square root of 100/250. The flow works on displacements and turns of the molecules at their sites, along the principal
 axes of their motion; what the lattice does beyond harmonic springs is left to couplings, whose shifts and scales are
 quadratic in what they see, as the forces next to the linear ones are.
