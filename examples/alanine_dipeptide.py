@@ -121,6 +121,7 @@ def picture(path: Path, centres: Tensor, F: Tensor, error: Tensor, reference: Te
             bins=72,
             range=[(-180, 180)] * 2,
             norm="log",
+            cmin=1,
         )
         ax.set(title=title, xlabel="φ / °", ylabel="ψ / °", xticks=range(-180, 181, 90), yticks=range(-180, 181, 90))
     path.parent.mkdir(parents=True, exist_ok=True)
