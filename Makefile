@@ -1,4 +1,4 @@
-# make demo     install, fit flows and train SPD networks on real data, print the tables and draw the pictures
+# make demo     install, fit flows, train SPD networks and a Boltzmann generator, print the tables and draw the pictures
 # make test     install, run the whole test suite
 # make lint | doctest | docs | bench
 
@@ -11,6 +11,7 @@ INSTALLED := .venv/installed
 demo: $(INSTALLED)
 	$(BIN)/python examples/density_estimation.py
 	$(BIN)/python examples/spd_classification.py
+	$(BIN)/python examples/tetrahedral_rotor.py --steps 600
 
 # one process a core, each with one thread: the laws are many small tests
 test: $(INSTALLED)

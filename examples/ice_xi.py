@@ -36,10 +36,7 @@ REFERENCE = -669.711  # ΔF in kT by MBAR over replicas, with an error of 0.054
 def water(temperature: float) -> boltzmann.RigidWater:
     """Ice XI at a temperature; its energies are those of a converged Ewald sum to 0.003 kJ/mol for the box."""
     sites, box = boltzmann.ice_xi((2, 1, 1))
-    target = boltzmann.RigidWater(len(sites), box.tolist(), temperature=temperature, accuracy=1e-4)
-    target.support = flows.FreeBodies(len(sites), box.tolist()).support
-    target.validate_args = False
-    return target
+    return boltzmann.RigidWater(len(sites), box.tolist(), temperature=temperature, accuracy=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------ samples to map

@@ -330,6 +330,27 @@ class Crash(boltzmann.Mixture):
         return super().__call__(*args)
 
 
+def test_annealing_turns_the_energy_on():
+    """At call k the loss is that of β·u with β on a straight line from the start to 1; a checkpoint knows k."""
+    flow = flows.RotationFlow(transforms=1)
+    objective = boltzmann.Annealed(steps=4, start=0.2)
+    for k, beta in enumerate((0.2, 0.4, 0.6, 0.8, 1.0, 1.0)):
+        if k == 3:
+            again = boltzmann.Annealed(steps=4, start=0.2)
+            again.load_state_dict(objective.state_dict())
+            objective = again
+        torch.manual_seed(k)
+        loss, metrics = objective(flow, boltzmann.TetrahedralRotor(beta=5.0), 64)
+        torch.manual_seed(k)
+        expected, _ = reverse_kl(flow, boltzmann.TetrahedralRotor(beta=5.0 * beta), 64)
+        torch.testing.assert_close(loss, expected)
+        assert metrics["β"].item() == pytest.approx(beta)
+    with pytest.raises(ValueError, match="start must lie in"):
+        boltzmann.Annealed(steps=4, start=0.0)
+    with pytest.raises(ValueError, match="steps must be"):
+        boltzmann.Annealed(steps=0)
+
+
 DATA = torch.randn(200, 2, generator=torch.Generator().manual_seed(5))
 
 

@@ -14,7 +14,15 @@ from flowgroup.boltzmann.estimators import (
     radial_distribution,
 )
 from flowgroup.boltzmann.generator import BoltzmannGenerator
-from flowgroup.boltzmann.objectives import FAB, Mixture, SampleBase, maximum_likelihood, reverse_kl, safe_energy
+from flowgroup.boltzmann.objectives import (
+    FAB,
+    Annealed,
+    Mixture,
+    SampleBase,
+    maximum_likelihood,
+    reverse_kl,
+    safe_energy,
+)
 from flowgroup.boltzmann.report import Report
 from flowgroup.boltzmann.samplers import (
     HMC,
@@ -46,6 +54,7 @@ __all__ = [
     "DW4",
     "FAB",
     "HMC",
+    "Annealed",
     "BoltzmannGenerator",
     "Chain",
     "DoubleWell",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from flowgroup.training.checkpoint import RunState, load_checkpoint, save_checkp
 from flowgroup.training.descent import SCHEDULES, Descent, DivergenceError, adamw
 from flowgroup.training.history import History
 from flowgroup.training.parallel import Processes
+from flowgroup.training.progress import progress_bar
 from flowgroup.training.randomness import seeded
 
 
@@ -93,7 +93,7 @@ class Run:
             DivergenceError: the flow then has its best weights, or the last good ones.
         """
         flow, state, group, history = self.flow, self.state, self.group, self.state.history
-        bar = _progress_bar(self.steps, history.steps) if self.progress and group.first else None
+        bar = progress_bar("fit", self.steps, history.steps) if self.progress and group.first else None
         try:
             while not finished(history):
                 start, epoch = time.perf_counter(), len(history.train)
@@ -205,14 +205,3 @@ def _fingerprint(flow: Flow) -> str:
     """Which tensors the flow has: their number and a hash of names, shapes and dtypes."""
     tensors = [(k, tuple(v.shape), str(v.dtype)) for k, v in flow.state_dict().items() if isinstance(v, Tensor)]
     return f"{len(tensors)} tensors {hashlib.sha256(repr(tensors).encode()).hexdigest()[:12]}"
-
-
-def _progress_bar(steps: int | None, done: int):
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        warnings.warn(
-            "the progress bar needs tqdm: pip install 'flowgroup[train]'; training goes on without", stacklevel=4
-        )
-        return None
-    return tqdm(total=steps, initial=done, desc="fit", unit="step")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from flowgroup._checks import check_event_shape, positive_integer
 from flowgroup.boltzmann.samplers.hmc import HMC
 from flowgroup.boltzmann.samplers.kernels import Kernel, Potential, State
 from flowgroup.boltzmann.targets import Target
+from flowgroup.training.progress import progress_bar
 from flowgroup.training.randomness import seeded
 
 
@@ -169,7 +169,7 @@ def _run(
         acceptance, bad = torch.zeros_like(u), torch.zeros((), dtype=torch.long, device=x.device)
         swaps, offers = u.new_zeros(levels - 1), u.new_zeros(levels - 1)
         kept: list[tuple[Tensor, Tensor]] = []
-        bar = _progress_bar(warmup + steps) if progress else None
+        bar = progress_bar("sample", warmup + steps) if progress else None
         for i in range(warmup + steps):
             move = kernel.step(potential, state, log_size.exp(), beta)
             state, bad = move.state, bad + move.bad.sum()
@@ -237,14 +237,3 @@ def _exchange(state: State, beta: Tensor, odd: int) -> tuple[State, Tensor]:
 
     state = State(moved(state.x), moved(state.energy), moved(state.gradient), state.velocity)
     return state, chance.flatten(1).mean(1) if chance.dim() > 1 else chance
-
-
-def _progress_bar(steps: int):
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        warnings.warn(
-            "the progress bar needs tqdm: pip install 'flowgroup[train]'; sampling goes on without", stacklevel=4
-        )
-        return None
-    return tqdm(total=steps, desc="sample", unit="step")

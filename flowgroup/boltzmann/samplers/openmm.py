@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from flowgroup._checks import check_event_shape, positive_integer
-from flowgroup.boltzmann.samplers.chains import _progress_bar
 from flowgroup.boltzmann.targets.openmm import check_conditions, cores, import_openmm, make_context
 from flowgroup.boltzmann.targets.water.tip4p import BOLTZMANN
+from flowgroup.training.progress import progress_bar
 
 if TYPE_CHECKING:
     import openmm
@@ -125,7 +125,7 @@ def openmm_trajectory(
     xs = np.empty((frames, *starts.shape), np.float32)
     energies = np.empty((frames, len(levels)))
     accepted, offered = np.zeros(len(levels) - 1), np.zeros(len(levels) - 1)
-    bar = _progress_bar(warmup + frames) if progress else None
+    bar = progress_bar("sample", warmup + frames) if progress else None
     with ThreadPoolExecutor(min(len(levels), cores())) as threads:
         for frame in range(-warmup, frames):
             state = list(threads.map(advance, replicas))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowgroup.boltzmann.targets.base import Target
 from flowgroup.groups.rotations import quaternion_to_matrix
-from flowgroup.manifolds import Sphere, constraints
+from flowgroup.manifolds import RigidBodies, Sphere, constraints
 
 LOG_ROTATIONS = math.log(2 * math.pi**2)
 """Of the volume of unit quaternions."""
@@ -133,6 +133,7 @@ class MethaneInField(_Tetrahedron):
     """
 
     event_shape = torch.Size((1, 7))
+    support = RigidBodies(1).constraint
 
     def __init__(self, beta: float = 5.0, spread: float = 0.03, edge: float = 0.1, bond: float = 0.109):
         super().__init__()

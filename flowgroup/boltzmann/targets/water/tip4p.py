@@ -15,6 +15,7 @@ from flowgroup.boltzmann.targets.base import Target
 from flowgroup.boltzmann.targets.water.ewald import Ewald
 from flowgroup.boltzmann.targets.water.geometry import bodies_to_sites
 from flowgroup.boltzmann.targets.water.lennard_jones import SwitchedLennardJones
+from flowgroup.manifolds import RigidBodies
 
 BOLTZMANN = 0.00831446261815324  # kJ/mol/K
 OH, HOH = 0.09572, math.radians(104.52)  # nm; of all models here
@@ -73,6 +74,8 @@ class RigidWater(Target):
         -6.255
     """
 
+    validate_args = False  # quaternions need not have length one
+
     def __init__(
         self,
         molecules: int,
@@ -108,6 +111,7 @@ class RigidWater(Target):
         self.molecules, self.model, self.temperature = n, model, temperature
         self.event_shape = torch.Size((n, 7))
         self.log_unit_volume = n * math.log(2 * math.pi**2)
+        self.support = RigidBodies(n, edges).constraint
         x, z = OH * math.sin(HOH / 2), OH * math.cos(HOH / 2)
         frame = [[0.0, 0.0, 0.0], [x, 0.0, z], [-x, 0.0, z], [0.0, 0.0, 2 * z * parameters.bisector]]
         self.register_buffer("frame", torch.tensor(frame, dtype=torch.float64))
