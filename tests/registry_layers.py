@@ -155,6 +155,7 @@ ELSEWHERE = {
     fnn.MLP: "the flows that it conditions",
     fnn.MaskedMLP: "the flows that it conditions",
     fnn.ConvNet: "the flows that it conditions",
+    fnn.BodyAttention: "the flows on rigid bodies that it conditions, and tests/test_rigid_flows.py",
     fnn.RiemannianBatchNorm: "LieBN",
     fnn.DomainBatchNorm: "tests/test_domain_batch_norm.py: it takes domains as well",
     fnn.DecayingMomentum: "LieBN",

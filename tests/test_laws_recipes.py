@@ -8,20 +8,24 @@ import torch
 
 from flowgroup import flows, testing
 from flowgroup.manifolds import RigidBodies, constraints
+from flowgroup.manifolds.product import ProductManifold
 
 every_recipe = pytest.mark.parametrize("entry", registry.RECIPES, ids=str)
 every_base = pytest.mark.parametrize("entry", registry.BASES, ids=str)
 
 
 def permutation(base):
-    """It reverses the order of features, on the circle or manifold that the base lives on."""
+    """It reverses the order of features, on the circle or manifold that the base lives on; of a product it keeps it."""
     if isinstance(getattr(base.support, "manifold", None), RigidBodies):
         return flows.RigidCoupling(base.support.manifold.n, "rotations", base.support.manifold.box, width=8, blocks=1)
     if len(base.event_shape) == 2:
         chart = flows.SPDChart(base.support.manifold)
         return flows.Sequential(chart, flows.Permutation(*chart.out_shape), chart.inv)
     curved = isinstance(base.support, constraints.Circle | constraints.OnManifold)
-    return flows.Permutation(*base.event_shape, domain=base.support if curved else constraints.real)
+    order = (
+        range(*base.event_shape) if isinstance(getattr(base.support, "manifold", None), ProductManifold) else "reverse"
+    )
+    return flows.Permutation(*base.event_shape, order, base.support if curved else constraints.real)
 
 
 def over_base(entry, dtype, device):

@@ -190,9 +190,18 @@ class Whitening(Transform):
         w, V = torch.linalg.eigh(covariance.detach().double())
         length, V = w.sqrt().flip(-1), V.flip(-1)
         self.register_buffer("mean", mean.detach().clone())
-        self.register_buffer("to_axes", (V / length).mT.to(mean).contiguous())
+        # one matrix, and its inverse where it is needed: two that are rounded on their own are not inverse
         self.register_buffer("from_axes", (V * length).to(mean).contiguous())
-        self.register_buffer("log_volume", length.log().sum().to(mean))
+
+    @property
+    def to_axes(self) -> Tensor:
+        """Λ^{−1/2} Vᵀ."""
+        return torch.linalg.inv(self.from_axes)
+
+    @property
+    def log_volume(self) -> Tensor:
+        """½ log det C."""
+        return torch.linalg.slogdet(self.from_axes).logabsdet
 
     def scaled(self, factor: float) -> Whitening:
         """That of the covariance factor·C, with the same axes also where lengths of axes coincide.
@@ -206,9 +215,7 @@ class Whitening(Transform):
         if not 0 < factor < math.inf:
             raise ValueError(f"factor must be positive and finite, got {factor}")
         other = copy.deepcopy(self)
-        other.to_axes /= math.sqrt(factor)
         other.from_axes *= math.sqrt(factor)
-        other.log_volume += 0.5 * self.in_shape[0] * math.log(factor)
         return other
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
