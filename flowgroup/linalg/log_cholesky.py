@@ -82,8 +82,18 @@ def _order(n: int, device: torch.device) -> Tensor:
     return torch.cat([torch.arange(n, device=device) * (n + 1), i * n + j])
 
 
-class _LogCholesky(Function):
-    """v, and L for the way back: its entries (batch, ·) where they are computed one by one."""
+class _WithFactor(Function):
+    """A map with L beside its value, for the way back: its entries (·, batch) where they are computed one by one."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(inputs[0], output[1])
+
+
+class _LogCholesky(_WithFactor):
+    """P ↦ v."""
 
     @staticmethod
     def forward(P: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,39 +109,18 @@ class _LogCholesky(Function):
         return v, L
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(inputs[0], output[1])
-
-    @staticmethod
     def backward(ctx, grad: Tensor | None, _: None):
-        if grad is None:
-            return None
-        P, L = ctx.saved_tensors
-        if torch.is_grad_enabled() or not numpy_may(grad):
-            return _plain_gradient(_log_cholesky, P, grad)
-        n = P.shape[-1]
-        if closed_form_pays(P):
-            with silent(True):
-                L = triangle(list(L.numpy()))
-                g = _rows(entries(grad, range(grad.shape[-1]), 1, numpy=True), n)
-                for i in range(n):
-                    g[i][i] = g[i][i] / L[i][i]
-                return assemble(symmetric(closed_pull_back(L, g)), P.shape)
-        in_L = scatter(grad, _order(n, L.device), n * n).unflatten(-1, (n, n))
-        in_L.diagonal(dim1=-2, dim2=-1).div_(L.diagonal(dim1=-2, dim2=-1))
-        return pull_back(L, in_L)
+        return _gradient(ctx, grad, _log_cholesky, _in_matrix)
 
 
-class _ExpCholesky(Function):
-    """P, and L for the way back: its entries (batch, ·) where they are computed one by one."""
+class _ExpCholesky(_WithFactor):
+    """v ↦ P."""
 
     @staticmethod
     def forward(v: Tensor) -> tuple[Tensor, Tensor]:
         n = matrix_size(v)
         shape = (*v.shape[:-1], n, n)
-        if n <= 3 and v.shape[:-1].numel() >= 128:
+        if closed_form_pays(v.new_empty(1).expand(shape)):
             with silent(True):
                 rows = _rows(entries(v, range(v.shape[-1]), 1, numpy=True), n)
                 for i in range(n):
@@ -143,36 +132,51 @@ class _ExpCholesky(Function):
         return L @ L.mT, L
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(inputs[0], output[1])
-
-    @staticmethod
     def backward(ctx, grad: Tensor | None, _: None):
-        if grad is None:
-            return None
-        v, L = ctx.saved_tensors
-        if torch.is_grad_enabled() or not numpy_may(grad):
-            return _plain_gradient(_exp_cholesky, v, grad)
-        n = grad.shape[-1]
-        if closed_form_pays(grad):
-            with silent(True):
-                L = triangle(list(L.numpy()))
-                G = entries(grad, range(n * n), 2, numpy=True)
-                S = [[G[i * n + j] + G[j * n + i] for j in range(n)] for i in range(n)]
-                g = [[sum(S[i][k] * L[k][j] for k in range(j, n)) for j in range(i + 1)] for i in range(n)]
-                return assemble([g[i][i] * L[i][i] for i in range(n)] + _below(g), v.shape)
-        # (G + Gᵀ) L
-        in_v = gather(((grad + grad.mT) @ L).flatten(-2), _order(n, v.device))
-        in_v[..., :n].mul_(L.diagonal(dim1=-2, dim2=-1))
-        return in_v
+        return _gradient(ctx, grad, _exp_cholesky, _in_vector)
 
 
-def _plain_gradient(f: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Tensor:
-    """The gradient by autograd's own ways, differentiable again."""
-    with torch.enable_grad():
-        return torch.autograd.grad(f(x), x, grad, create_graph=True)[0]
+def _gradient(
+    ctx, grad: Tensor | None, plain: Callable[[Tensor], Tensor], pull: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Tensor | None:
+    """By `pull`; by autograd's own ways through `plain` where it is to be differentiated again."""
+    if grad is None:
+        return None
+    x, L = ctx.saved_tensors
+    if torch.is_grad_enabled() or not numpy_may(grad):
+        with torch.enable_grad():
+            return torch.autograd.grad(plain(x), x, grad, create_graph=True)[0]
+    return pull(x, L, grad)
+
+
+def _in_matrix(P: Tensor, L: Tensor, grad: Tensor) -> Tensor:
+    """The gradient in P of one in v."""
+    n = P.shape[-1]
+    if closed_form_pays(P):
+        with silent(True):
+            rows = triangle(list(L.numpy()))
+            g = _rows(entries(grad, range(grad.shape[-1]), 1, numpy=True), n)
+            for i in range(n):
+                g[i][i] = g[i][i] / rows[i][i]
+            return assemble(symmetric(closed_pull_back(rows, g)), P.shape)
+    in_L = scatter(grad, _order(n, L.device), n * n).unflatten(-1, (n, n))
+    in_L.diagonal(dim1=-2, dim2=-1).div_(L.diagonal(dim1=-2, dim2=-1))
+    return pull_back(L, in_L)
+
+
+def _in_vector(v: Tensor, L: Tensor, grad: Tensor) -> Tensor:
+    """The gradient in v of one in P: (G + Gᵀ) L."""
+    n = grad.shape[-1]
+    if closed_form_pays(grad):
+        with silent(True):
+            rows = triangle(list(L.numpy()))
+            G = entries(grad, range(n * n), 2, numpy=True)
+            S = [[G[i * n + j] + G[j * n + i] for j in range(n)] for i in range(n)]
+            g = [[sum(S[i][k] * rows[k][j] for k in range(j, n)) for j in range(i + 1)] for i in range(n)]
+            return assemble([g[i][i] * rows[i][i] for i in range(n)] + _below(g), v.shape)
+    in_v = gather(((grad + grad.mT) @ L).flatten(-2), _order(n, v.device))
+    in_v[..., :n].mul_(L.diagonal(dim1=-2, dim2=-1))
+    return in_v
 
 
 def _below(L: list[list[Entry]]) -> list[Entry]:
