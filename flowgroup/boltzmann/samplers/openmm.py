@@ -51,7 +51,8 @@ def openmm_trajectory(
 
     It starts with a minimisation of the energy. With several temperatures neighbouring levels are offered an exchange
     of configurations after every frame, those with even and with odd numbers in turn (parallel tempering): so the first
-    level crosses barriers that the last one crosses, and still has its own equilibrium. Levels run in threads.
+    level crosses barriers that the last one crosses, and still has its own equilibrium. Levels run in threads
+    on the CPU platform.
 
     Args:
         system: an `openmm.System`.
@@ -126,7 +127,9 @@ def openmm_trajectory(
     energies = np.empty((frames, len(levels)))
     accepted, offered = np.zeros(len(levels) - 1), np.zeros(len(levels) - 1)
     bar = progress_bar("sample", warmup + frames) if progress else None
-    with ThreadPoolExecutor(min(len(levels), cores())) as threads:
+    # all contexts of the Reference platform draw from one generator, which threads would spoil
+    workers = 1 if platform == "Reference" else min(len(levels), cores())
+    with ThreadPoolExecutor(workers) as threads:
         for frame in range(-warmup, frames):
             state = list(threads.map(advance, replicas))
             for i in range(frame % 2, len(levels) - 1, 2):
