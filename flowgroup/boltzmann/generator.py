@@ -90,8 +90,8 @@ class BoltzmannGenerator:
             objective: `reverse_kl`, `maximum_likelihood`, `FAB()`, a `Mixture`, or a function like them. Options are
                 filled in by functools.partial, as in `partial(reverse_kl, path_gradient=True, cap=1e4)`.
             data: equilibrium samples (rows, *event) for objectives that learn from them.
-            lr, weight_decay, optimizer, schedule, clip_grad_norm, steps_per_epoch, checkpoint, checkpoint_every,
-                resume, seed, progress: as in `training.minimise`.
+            lr, weight_decay, optimizer, schedule, clip_grad_norm, steps_per_epoch: as in `training.minimise`.
+            checkpoint, checkpoint_every, resume, seed, progress: as there.
 
         Returns:
             The loss in kT per epoch of `steps_per_epoch` steps, and in `metrics` the mean "ESS" of the batches, how

@@ -44,7 +44,7 @@ class DomainBatchNorm(nn.Module):
         >>> from flowgroup.nn import LieBN
         >>> layer = DomainBatchNorm(LieBN(SO2()), domains=[0, 1])
         >>> domain = torch.arange(60) % 2
-        >>> x = SO2().exp(0.1 * torch.randn(60, 1) + 3.0 * domain.unsqueeze(1))
+        >>> x = SO2().exp(0.1 * torch.rand(60, 1) + 3.0 * domain.unsqueeze(1))
         >>> angles = SO2().log(layer(x, domain))
         >>> bool(angles[domain == 0].mean().abs() < 1e-5), bool(angles[domain == 1].mean().abs() < 1e-5)
         (True, True)

@@ -65,7 +65,7 @@ class LieBN(RiemannianBatchNorm):
         >>> import torch
         >>> from flowgroup.groups import SO2
         >>> layer = LieBN(SO2())
-        >>> x = SO2().exp(0.1 * torch.randn(100, 1) + 2.0)
+        >>> x = SO2().exp(0.1 * torch.rand(100, 1) + 2.0)
         >>> angles = SO2().log(layer(x))
         >>> torch.allclose(angles.mean(), torch.tensor(0.0), atol=1e-5), bool((angles.std() - 1).abs() < 0.01)
         (True, True)
