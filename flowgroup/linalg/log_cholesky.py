@@ -23,7 +23,7 @@ from flowgroup.linalg.cholesky import (
     symmetric,
     triangle,
 )
-from flowgroup.linalg.triangular_functions import closed_form_pays
+from flowgroup.linalg.triangular_functions import closed_form_pays, many_small
 from flowgroup.linalg.vech import gather, matrix_size, put, scatter, take
 
 
@@ -119,8 +119,8 @@ class _ExpCholesky(_WithFactor):
     @staticmethod
     def forward(v: Tensor) -> tuple[Tensor, Tensor]:
         n = matrix_size(v)
-        shape = (*v.shape[:-1], n, n)
-        if closed_form_pays(v.new_empty(1).expand(shape)):
+        shape = torch.Size((*v.shape[:-1], n, n))
+        if many_small(shape):
             with silent(True):
                 rows = _rows(entries(v, range(v.shape[-1]), 1, numpy=True), n)
                 for i in range(n):

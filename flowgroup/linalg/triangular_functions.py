@@ -140,7 +140,12 @@ def _series(N: Tensor, coefficients: list[float]) -> Tensor:
 
 def closed_form_pays(A: Tensor) -> bool:
     """Whether element-wise formulas for matrices (..., n, n) beat LAPACK: for small ones, when there are many."""
-    return A.shape[-1] <= 3 and (A.shape[:-2].numel() >= 128 or not values_readable(A))
+    return many_small(A.shape) or (A.shape[-1] <= 3 and not values_readable(A))
+
+
+def many_small(shape: torch.Size) -> bool:
+    """Whether these are many matrices (..., n, n) of a size up to 3."""
+    return shape[-1] <= 3 and shape[:-2].numel() >= 128
 
 
 def _inverse(L: Tensor) -> Tensor:

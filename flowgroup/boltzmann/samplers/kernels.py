@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -10,12 +9,12 @@ import torch
 from torch import Tensor
 
 from flowgroup.boltzmann.targets import Target
+from flowgroup.boltzmann.units import LOG_ROTATIONS
 from flowgroup.manifolds import Euclidean, Manifold, Product, Sphere
 from flowgroup.manifolds.constraints import OnManifold
 
 Scalars = Tensor | float
 
-LOG_ROTATIONS = math.log(2 * math.pi**2)
 QUATERNIONS = Sphere(3)
 BODIES = Product(Euclidean(3), Sphere(3))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowgroup._checks import check_event_shape, positive_integer
 from flowgroup.boltzmann.targets.openmm import check_conditions, cores, import_openmm, make_context
-from flowgroup.boltzmann.targets.water.tip4p import BOLTZMANN
+from flowgroup.boltzmann.units import BOLTZMANN
 from flowgroup.training.progress import progress_bar
 
 if TYPE_CHECKING:

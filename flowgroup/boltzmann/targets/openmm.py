@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from flowgroup._checks import check_event_shape, positive_integer, values_readable
 from flowgroup.boltzmann.targets.base import Target
-from flowgroup.boltzmann.targets.water.tip4p import BOLTZMANN
+from flowgroup.boltzmann.units import BOLTZMANN
 
 if TYPE_CHECKING:
     import openmm

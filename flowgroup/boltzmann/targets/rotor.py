@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from flowgroup.boltzmann.targets.base import Target
+from flowgroup.boltzmann.units import LOG_ROTATIONS
 from flowgroup.groups.rotations import quaternion_to_matrix
 from flowgroup.manifolds import RigidBodies, Sphere, constraints
-
-LOG_ROTATIONS = math.log(2 * math.pi**2)
-"""Of the volume of unit quaternions."""
 
 VERTICES = ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
 """Of a tetrahedron, times √3."""

@@ -15,9 +15,9 @@ from flowgroup.boltzmann.targets.base import Target
 from flowgroup.boltzmann.targets.water.ewald import Ewald
 from flowgroup.boltzmann.targets.water.geometry import bodies_to_sites
 from flowgroup.boltzmann.targets.water.lennard_jones import SwitchedLennardJones
+from flowgroup.boltzmann.units import BOLTZMANN, LOG_ROTATIONS
 from flowgroup.manifolds import RigidBodies
 
-BOLTZMANN = 0.00831446261815324  # kJ/mol/K
 OH, HOH = 0.09572, math.radians(104.52)  # nm; of all models here
 
 
@@ -110,7 +110,7 @@ class RigidWater(Target):
         parameters = MODELS[model]
         self.molecules, self.model, self.temperature = n, model, temperature
         self.event_shape = torch.Size((n, 7))
-        self.log_unit_volume = n * math.log(2 * math.pi**2)
+        self.log_unit_volume = n * LOG_ROTATIONS
         self.support = RigidBodies(n, edges).constraint
         x, z = OH * math.sin(HOH / 2), OH * math.cos(HOH / 2)
         frame = [[0.0, 0.0, 0.0], [x, 0.0, z], [-x, 0.0, z], [0.0, 0.0, 2 * z * parameters.bisector]]
