@@ -274,6 +274,18 @@ def test_learns_a_normal_distribution_by_energy_alone():
     torch.testing.assert_close(generator.log_weights(report.x), report.log_w)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own
+def test_compiled_training_is_the_same_and_leaves_the_flow_as_it_was():
+    losses = []
+    for compile in (False, True):
+        flow = affine()
+        generator = BoltzmannGenerator(flow, Normal(mean=1.0))
+        by_path = partial(reverse_kl, path_gradient=True)
+        losses.append(generator.fit(6, 32, objective=by_path, lr=0.1, compile=compile, progress=False).train)
+        assert not {"forward", "inverse"} & set(vars(flow.transform))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
 def test_bad_energies_in_training_are_counted_in_history_and_report():
     generator = BoltzmannGenerator(affine(), Broken(0.0, 0.5))
     history = generator.fit(60, 64, lr=0.05, progress=False)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from flowgroup._checks import check_event_shape, positive_integer
 from flowgroup.boltzmann.objectives import Objective, SampleBase, describe, reverse_kl
@@ -69,16 +67,7 @@ class BoltzmannGenerator:
         objective: Objective = reverse_kl,
         data: Tensor | None = None,
         lr: float = 2e-3,
-        weight_decay: float = 0.0,
-        optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
-        schedule: str = "cosine",
-        clip_grad_norm: float | None = 5.0,
-        steps_per_epoch: int = 20,
-        checkpoint: str | os.PathLike | None = None,
-        checkpoint_every: int = 1,
-        resume: bool = True,
-        seed: int = 0,
-        progress: bool = True,
+        **options: Any,
     ) -> History:
         """min_θ objective(q_θ, p) by stochastic gradient descent; by default the reverse Kullback–Leibler divergence.
 
@@ -90,8 +79,9 @@ class BoltzmannGenerator:
             objective: `reverse_kl`, `maximum_likelihood`, `FAB()`, a `Mixture`, or a function like them. Options are
                 filled in by functools.partial, as in `partial(reverse_kl, path_gradient=True, cap=1e4)`.
             data: equilibrium samples (rows, *event) for objectives that learn from them.
-            lr, weight_decay, optimizer, schedule, clip_grad_norm, steps_per_epoch: as in `training.minimise`.
-            checkpoint, checkpoint_every, resume, seed, progress: as there.
+            lr: learning rate.
+            options: those of `flowgroup.training.minimise` by name: weight_decay, optimizer, schedule, clip_grad_norm,
+                steps_per_epoch, checkpoint, checkpoint_every, resume, compile, seed, progress.
 
         Returns:
             The loss in kT per epoch of `steps_per_epoch` steps, and in `metrics` the mean "ESS" of the batches, how
@@ -115,16 +105,7 @@ class BoltzmannGenerator:
             _Loss(objective, self.target, batch_size, data),
             steps=steps,
             lr=lr,
-            weight_decay=weight_decay,
-            optimizer=optimizer,
-            schedule=schedule,
-            clip_grad_norm=clip_grad_norm,
-            steps_per_epoch=steps_per_epoch,
-            checkpoint=checkpoint,
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            seed=seed,
-            progress=progress,
+            **options,
             settings={
                 "objective": describe(objective),
                 "target": title(self.target),

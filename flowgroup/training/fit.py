@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from flowgroup.flows import Flow
 from flowgroup.training.checkpoint import RunState
+from flowgroup.training.compiled import compiled
 from flowgroup.training.data import Batch, Data, Source, batches, open_source
 from flowgroup.training.descent import Descent
 from flowgroup.training.history import History
@@ -77,7 +78,7 @@ def fit_to_data(
         checkpoint: file to write after every `checkpoint_every` epochs and after the last one, and to go on from.
         checkpoint_every: epochs from one checkpoint to the next.
         resume: whether to go on from `checkpoint` where that file exists; otherwise it is overwritten.
-        compile: whether to run the flow through torch.compile.
+        compile: whether to run the flow's transform through torch.compile.
         seed: see above.
         progress: whether to show a progress bar (tqdm).
 
@@ -140,8 +141,7 @@ def fit_to_data(
         run = Run(flow, state, descent, group, settings, seed, steps, path, checkpoint_every, progress)
         run.start(resume)
 
-        model = torch.compile(flow) if compile else flow
-        with data_parallel(model, group) as wrapped:
+        with compiled(flow, compile), data_parallel(flow, group) as wrapped:
 
             def parts(epoch: int) -> Iterator[Part]:
                 if epoch == 0:
@@ -151,7 +151,7 @@ def fit_to_data(
                     yield Part(-log_prob.sum() * (min(batch.own, 1) / batch.joint), batch.joint)
 
             def validate(epoch: int) -> float:
-                return _mean_loss(model, flow, valid, group, seed, epoch)
+                return _mean_loss(flow, valid, group, seed, epoch)
 
             run.epochs(parts, lambda h: _finished(h, epochs, patience), None if valid is None else validate)
     return state.history
@@ -193,12 +193,12 @@ def _initialise(flow: Flow, train: Source, augment, group: Processes, seed: int)
 
 
 @torch.no_grad()
-def _mean_loss(model: Callable, flow: Flow, source: Source, group: Processes, seed: int, epoch: int) -> float:
+def _mean_loss(flow: Flow, source: Source, group: Processes, seed: int, epoch: int) -> float:
     """Mean of −log p over all rows on all processes."""
     sums, rows = [], 0
     for batch in batches(flow, source, group, seed, epoch):
         if batch.own:
-            sums.append(model(batch.x, batch.context).sum())
+            sums.append(flow(batch.x, batch.context).sum())
             rows += batch.own
     total = torch.stack(sums).cpu().double().sum() if sums else torch.zeros((), dtype=torch.float64)
     total, rows = group.sum(torch.stack((total, total.new_tensor(rows))).to(group.device)).tolist()

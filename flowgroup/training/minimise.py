@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from flowgroup.flows import Flow
 from flowgroup.training.checkpoint import RunState
+from flowgroup.training.compiled import compiled
 from flowgroup.training.descent import Descent
 from flowgroup.training.history import History
 from flowgroup.training.loop import Part, Run, check_common_arguments, common_settings, make_optimizer
@@ -34,6 +35,7 @@ def minimise(
     checkpoint: str | os.PathLike | None = None,
     checkpoint_every: int = 1,
     resume: bool = True,
+    compile: bool = False,
     seed: int = 0,
     progress: bool = True,
     settings: dict[str, Any] | None = None,
@@ -52,7 +54,7 @@ def minimise(
         steps: optimizer steps.
         lr, weight_decay, optimizer, schedule, clip_grad_norm: as in `fit_to_data`.
         steps_per_epoch: steps from one entry of the history to the next.
-        checkpoint, checkpoint_every, resume, seed, progress: as in `fit_to_data`.
+        checkpoint, checkpoint_every, resume, compile, seed, progress: as in `fit_to_data`.
         settings: plain values that tell this objective from others, so that no checkpoint of another one is taken.
 
     Returns:
@@ -97,7 +99,7 @@ def minimise(
         run = Run(flow, state, descent, group, told, seed, steps, path, checkpoint_every, progress)
         run.start(resume)
 
-        with data_parallel(_Loss(flow, objective), group) as loss:
+        with compiled(flow, compile), data_parallel(_Loss(flow, objective), group) as loss:
 
             def parts(epoch: int) -> Iterator[Part]:
                 for _ in range(min(steps_per_epoch, steps - state.history.steps)):
