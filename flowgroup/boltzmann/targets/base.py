@@ -21,6 +21,9 @@ class Target(nn.Module):
         temperature: T in kelvin, None where energies have no unit.
         log_unit_volume: log of the volume that counts as one in Z. Of each rotation it is the logarithm of 2π², the
             volume of unit quaternions, so that rotations have the invariant probability measure.
+
+    What else a target may know of itself is shown in reports where it is there: `log_z`, the exact log Z; `modes`
+    (modes, …), all of one weight, and `nearest_mode(x)`, the index (*batch,) of the one that x belongs to.
     """
 
     event_shape: torch.Size
