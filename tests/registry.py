@@ -215,6 +215,23 @@ _ANGLE = {"bins": 5, "bound": math.pi, "tails": "circular"}
 _RING = [(2, -1, -1, -1), (0, 2, -1, -1), (1, 2, 0, -1), (3, 1, 0, 2), (5, 3, 0, 2), (4, 2, 1, 0)]
 
 
+class OneQuaternion(flows.Transform):
+    """A map to poses less log 2 for each molecule: Jacobians see one of the two quaternions of a rotation."""
+
+    def __init__(self, transform: flows.FlexibleMolecules):
+        super().__init__()
+        self.transform, self.half = transform, transform.molecules * math.log(2)
+        self.in_shape, self.out_shape, self.codomain = transform.in_shape, transform.out_shape, transform.codomain
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        y, logdet = self.transform(x, context)
+        return y, logdet - self.half
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x, logdet = self.transform.inverse(y, context)
+        return x, logdet + self.half
+
+
 def _angles_then_numbers(context: int = 0) -> flows.ChainRule:
     angles = flows.Autoregressive(bijections.RationalQuadraticSpline(**_ANGLE), 2, context, (16,))
     return flows.ChainRule(angles, flows.Autoregressive(_spline(), 3, context + 4, (16,)), context=context)
@@ -241,6 +258,20 @@ TRANSFORMS = [
             (_RING, None, "several-generations"),
             (_RING, {5: 0.3, 4: -3.0}, "stiff"),
             (flows.z_matrix([(0, i) for i in range(1, 5)]), {3: 2.0, 4: -2.0}, "all-stiff"),
+            (flows.z_matrix([(0, 1), (0, 2)]), None, "three-atoms"),
+        )
+    ),
+    *(
+        Entry(
+            flows.FlexibleMolecules,
+            lambda n=n, rows=rows, options=options: OneQuaternion(flows.FlexibleMolecules(n, rows, **options)),
+            normal(n * len(rows), 3),
+            label=label,
+        )
+        for n, rows, options, label in (
+            (2, flows.z_matrix([(0, 1), (0, 2)]), {}, "three-atoms"),
+            (2, flows.z_matrix([(0, 1), (1, 2), (2, 3)]), {"box": _BOX}, "box"),
+            (1, _RING, {"stiff": {5: 0.3}}, "stiff"),
         )
     ),
     Entry(flows.Permutation, lambda: flows.Permutation(4), normal(4)),
@@ -379,6 +410,18 @@ TRANSFORMS = [
         on(RigidBodies(3)),
         label="open-space",
     ),
+    Entry(
+        flows.RigidCoupling,
+        lambda: flows.RigidCoupling(3, "y", mask="half", sites=_SITES, width=8, blocks=1),
+        near_sites(_SITES, _BOX),
+        label="one-coordinate",
+    ),
+    *without_and_with_context(
+        flows.RigidCoupling,
+        lambda **c: flows.RigidCoupling(2, "turns", _BOX, exchangeable=True, width=8, blocks=1, **c),
+        on(RigidBodies(2, _BOX)),
+        label="turns",
+    ),
     Entry(flows.Whitening, lambda: flows.Whitening(torch.ones(3), torch.eye(3) + 0.5), normal(3)),
     Entry(flows.Squeeze, flows.Squeeze, normal(2, 4, 2)),
     *without_and_with_context(
@@ -464,6 +507,18 @@ RECIPES = [
         lambda: flows.RigidBodyFlow(2, transforms=1, exchangeable=True, width=8, blocks=1),
         on(RigidBodies(2)),
         label="open-space",
+    ),
+    Entry(
+        flows.RigidBodyFlow,
+        lambda: flows.RigidBodyFlow(3, _BOX, transforms=1, sites=_SITES, width=8, blocks=1),
+        near_sites(_SITES, _BOX),
+        label="crystal",
+    ),
+    Entry(
+        flows.RigidBodyFlow,
+        lambda: flows.RigidBodyFlow(2, _BOX, transforms=1, positions="moebius", width=8, blocks=1),
+        on(RigidBodies(2, _BOX)),
+        label="moebius",
     ),
     *_recipe(flows.SphereFlow, 2, bins=5, points=unit_vectors(3)),
     *_recipe(flows.SphereFlow, 1, transforms=1, bins=5, points=unit_vectors(2), label="circle"),

@@ -83,7 +83,7 @@ def test_stiff_torsions_are_those_that_stay():
 @pytest.mark.parametrize(
     "rows, message",
     [
-        (CHAIN[:3], "at least four rows"),
+        (CHAIN[:2], "at least three rows"),
         ([*CHAIN[:3], (3, 2, 1, 1)], r"3 different atoms of earlier rows in row 3, got \(3, 2, 1, 1\)"),
         ([*CHAIN[:3], (3, 2, 1, 4)], "earlier rows in row 3"),
         ([*CHAIN[:3], (0, 2, 1, 0)], "every atom from 0 to 3 once"),

@@ -51,6 +51,7 @@ from flowgroup.flows.image import MultiScale, PerPixel, Squeeze
 from flowgroup.flows.internal_coordinates import InternalCoordinates, stiff_torsions, z_matrix
 from flowgroup.flows.linear import GivensLinear, HouseholderLinear, LULinear, Permutation, QRLinear
 from flowgroup.flows.mean_free import MeanFreeChart
+from flowgroup.flows.molecules import FlexibleMolecules
 from flowgroup.flows.recipes import IAF, MAF, NCSF, NICE, NSF, Glow, RealNVP, SphereFlow
 from flowgroup.flows.rigid import RigidBodyFlow, RigidCoupling
 from flowgroup.flows.rotations import AxisCoupling, RotationFlow
@@ -81,6 +82,7 @@ __all__ = [
     "DiagonalNormal",
     "Elementwise",
     "Exp",
+    "FlexibleMolecules",
     "Flow",
     "FlowDistribution",
     "FreeBodies",

@@ -41,7 +41,7 @@ class InternalCoordinates(Transform):
         manifold: the space of x.
 
     Raises:
-        ValueError: rows that are no Z-matrix of at least four atoms, stiff torsions of atoms that have none.
+        ValueError: rows that are no Z-matrix of at least three atoms, stiff torsions of atoms that have none.
 
     Source: Boltzmann Generators: Sampling Equilibrium States of Many-Body Systems with Deep Learning, 2019, arXiv
         1812.01729, for the use; Practical conversion from torsion space to Cartesian space for in silico protein
@@ -183,7 +183,7 @@ def z_matrix(bonds: Iterable[tuple[int, int]]) -> list[tuple[int, int, int, int]
         A row for every atom; −1 stands for what the first three have no use for.
 
     Raises:
-        ValueError: fewer than four atoms, numbers with gaps, or bonds that do not connect them all.
+        ValueError: fewer than three atoms, numbers with gaps, or bonds that do not connect them all.
 
     Example:
         >>> z_matrix([(0, 1), (1, 2), (2, 3)])
@@ -191,8 +191,8 @@ def z_matrix(bonds: Iterable[tuple[int, int]]) -> list[tuple[int, int, int, int]
     """
     pairs = [(int(i), int(j)) for i, j in bonds]
     atoms = sorted({i for pair in pairs for i in pair})
-    if len(atoms) < 4 or atoms != list(range(len(atoms))):
-        raise ValueError(f"bonds must be among at least four atoms numbered from 0 without gaps, got atoms {atoms}")
+    if len(atoms) < 3 or atoms != list(range(len(atoms))):
+        raise ValueError(f"bonds must be among at least three atoms numbered from 0 without gaps, got atoms {atoms}")
     bonded: list[list[int]] = [[] for _ in atoms]
     for i, j in pairs:
         bonded[i].append(j)
@@ -222,8 +222,8 @@ def z_matrix(bonds: Iterable[tuple[int, int]]) -> list[tuple[int, int, int, int]
 
 
 def _check_z_matrix(rows: list[list[int]]) -> None:
-    if len(rows) < 4:
-        raise ValueError(f"z_matrix must have at least four rows, got {len(rows)}")
+    if len(rows) < 3:
+        raise ValueError(f"z_matrix must have at least three rows, got {len(rows)}")
     placed: set[int] = set()
     for m, row in enumerate(rows):
         used = min(m, 3)

@@ -70,13 +70,17 @@ class Conformations(Pullback):
 
     def projx(self, x: Tensor) -> Tensor:
         """The same conformation in the pose of the frame."""
+        a = x[..., self.frame[0], :].unsqueeze(-2)
+        placed = ((x - a).unsqueeze(-2) @ self.axes(x).unsqueeze(-3)).squeeze(-2)
+        return self.proju(x, placed)
+
+    def axes(self, x: Tensor) -> Tensor:
+        """The axes of the frame, columns of a rotation R (..., 3, 3): x is R · projx(x), moved to where atom a is."""
         a, b, c = (x[..., i, :] for i in self.frame)
         z = torch.nn.functional.normalize(b - a, dim=-1)
         out = c - a
         out = torch.nn.functional.normalize(out - (out * z).sum(-1, keepdim=True) * z, dim=-1)
-        axes = torch.stack((out, torch.linalg.cross(z, out), z), -1)
-        placed = ((x - a.unsqueeze(-2)).unsqueeze(-2) @ axes.unsqueeze(-3)).squeeze(-2)
-        return self.proju(x, placed)
+        return torch.stack((out, torch.linalg.cross(z, out), z), -1)
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """u without the six coordinates that the pose keeps at zero."""
