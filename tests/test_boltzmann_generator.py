@@ -210,6 +210,82 @@ def test_fab_trains_and_tunes_its_step():
     assert generator.report(2000).ess > 0.97 and objective.kernel.step_size > 0.15
 
 
+def test_replay_draws_by_weight_and_follows_the_flow():
+    # from many rows without annealing: as without a buffer, the gradient is that of log ∫p²/q
+    target, flow = Normal(0.4, 0.8, d=1), affine(1)
+    grid = torch.linspace(-9, 9, 4001, dtype=torch.float64).unsqueeze(-1)
+
+    def moment():
+        return torch.logsumexp(-2 * target._energy(grid) - flow(grid), 0)
+
+    torch.manual_seed(0)
+    objective = boltzmann.FAB(levels=0, buffer=400_000, updates=20)
+    for moved in (0.0, 0.1):
+        with torch.no_grad():
+            flow.transform.params += moved
+        exact = torch.cat([g.flatten() for g in gradients(moment(), flow)])
+        # rows that were never looked at have the weight of the first flow; all are brought up to date here
+        objective.buffer.update_(
+            torch.arange(len(objective.buffer)), flow(objective.buffer.x).detach()
+        ) if moved else None
+        loss, metrics = objective(flow, target, 20_000)
+        found = torch.cat([g.flatten() for g in gradients(loss, flow)])
+        torch.testing.assert_close(found, exact, rtol=0.05, atol=0.03)
+        assert exact.abs().max() > 0.1 and len(objective.buffer) == 400_000 and metrics["nonfinite"] == 0
+
+
+def test_replay_corrects_for_what_the_flow_has_learned():
+    flow, target, objective = affine(), Normal(0.5), boltzmann.FAB(levels=1, buffer=150, updates=3)
+    for call in range(7):
+        before = dict(objective.buffer.state_dict())
+        loss, metrics = objective(flow, target, 50)
+        after, rows = objective.buffer, (objective.buffer.log_q - flow(objective.buffer.x)).abs() < 1e-12
+        # the buffer is filled at first, then gets new rows at every third call
+        assert (len(after), metrics["nonfinite"].item()) == (150, 0)
+        assert torch.equal(before["x"], after.x) == (call % 3 != 0)
+        if call % 3:
+            log_q = flow(after.x)
+            ratio = (before["log_q"] - log_q).detach()
+            changed = after.log_q != before["log_q"]
+            assert changed.sum() == 50 and rows.sum() == 50
+            torch.testing.assert_close(after.log_w, before["log_w"] + torch.where(changed, ratio, 0))
+            torch.testing.assert_close(loss, -(ratio.exp().clamp(max=10) * log_q)[changed].mean())
+        with torch.no_grad():
+            flow.transform.params += 0.8 * torch.randn_like(flow.transform.params)
+
+
+def test_replay_leaves_bad_energies_out():
+    flow, objective = affine(), boltzmann.FAB(levels=1, buffer=400, updates=4)
+    loss, metrics = objective(flow, Broken(), 100)
+    buffer = objective.buffer
+    assert metrics["nonfinite"] == buffer.log_w.isneginf().sum() > 20 and buffer.x.isfinite().all()
+    assert all(g.isfinite().all() for g in gradients(loss, flow))
+
+    class Nowhere(Normal):
+        def _energy(self, x):
+            return super()._energy(x) * torch.nan
+
+    loss, metrics = boltzmann.FAB(levels=1, buffer=10)(flow, Nowhere(), 10)
+    assert loss == 0 and metrics["nonfinite"] == 10 and all((g == 0).all() for g in gradients(loss, flow))
+    with pytest.raises(ValueError, match="buffer must hold 4 batches of 101"):
+        objective(flow, Normal(), 101)
+    with pytest.raises(ValueError, match="updates must be 1 without a buffer"):
+        boltzmann.FAB(updates=2)
+
+
+def test_replay_learns_both_wells_with_their_weights():
+    torch.manual_seed(1)
+    target = boltzmann.DoubleWell()
+    generator = BoltzmannGenerator(flows.NSF(2, transforms=2, hidden_features=(16,)), target)
+    objective = boltzmann.FAB(levels=1, buffer=1000, updates=8)
+    history = generator.fit(120, 64, objective=objective, lr=1e-2, progress=False)
+    report = generator.report(4000, data=target.sample((2000,)))
+    left = (~target.in_right_well(report.x)).double().mean().item()
+    assert report.ess > 0.85 and report.data_ess > 0.85 and abs(left - (1 - target.right_probability)) < 0.04
+    # 8 runs of AIS before the first step, then one for 8 steps; at one level between it takes 2 energies, and HMC 6
+    assert sum(history.metrics["energies"]) == (8 + 120 // 8 - 1) * 64 * (2 + 6)
+
+
 # Samples as a base
 
 
@@ -332,7 +408,8 @@ class Crash(boltzmann.Mixture):
     """All that can be mixed; fails at a given call."""
 
     def __init__(self, at=None):
-        super().__init__((0.5, reverse_kl), (0.3, maximum_likelihood), (0.2, boltzmann.FAB(levels=1)))
+        kept = boltzmann.FAB(levels=1, buffer=100, updates=3)
+        super().__init__((0.5, reverse_kl), (0.3, maximum_likelihood), (0.1, boltzmann.FAB(levels=1)), (0.1, kept))
         self.calls, self.at = 0, at
 
     def __call__(self, *args):
@@ -386,7 +463,10 @@ def test_an_interrupted_run_resumes_bit_for_bit(tmp_path):
     assert torch.load(path, weights_only=True)["history"]["steps"] == 12
     torch.manual_seed(99)
     history, again, tuned_again = run(path)
-    assert same(again, weights) and tuned_again == tuned and tuned["2"]["step_size"] != 0.1
+    assert same(again, weights) and tuned["2"]["step_size"] != 0.1 and tuned["3"]["calls"] == 23
+    for one, other in ((tuned, tuned_again), (tuned["3"]["buffer"], tuned_again["3"]["buffer"])):
+        assert all(torch.equal(*map(torch.as_tensor, (v, other[k]))) for k, v in one.items() if not isinstance(v, dict))
+    assert tuned["2"] == tuned_again["2"] and tuned["3"]["step_size"] == tuned_again["3"]["step_size"]
     assert (history.train, history.metrics, history.lr) == (expected.train, expected.metrics, expected.lr)
 
 

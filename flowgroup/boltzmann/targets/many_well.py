@@ -20,6 +20,9 @@ GRID = 200_001
 class ManyWell(Target):
     """u(x) = Σₖ a·x₂ₖ + b·x₂ₖ² + c·x₂ₖ⁴ + ½x₂ₖ₊₁², k = 0, …, dim/2 − 1: each pair has two wells, left and right.
 
+    Modes are looked at pair by pair, by `in_right_well`: they are not of one weight, and in 32 dimensions too many for
+    the `modes` that other targets have.
+
     Args:
         dim: even number of coordinates; there are 2^{dim/2} modes.
         a, b, c: slope, curvature and quartic term; c > 0, and b so negative that there are two wells.
