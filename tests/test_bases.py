@@ -10,6 +10,7 @@ import scipy.stats
 import torch
 
 from flowgroup import distributions, flows
+from flowgroup.manifolds import SPD
 
 BASES = {
     "DiagonalNormal": lambda: flows.DiagonalNormal(3),
@@ -49,6 +50,22 @@ def test_shapes(name):
     assert z.shape == (5, 2, *base.event_shape)
     assert base.log_prob(z).shape == (5, 2)
     assert base.log_prob(z).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "make, shown",
+    [
+        (lambda: flows.VonMises(3, trainable=True), "VonMises, event_shape=(3,), trainable=True"),
+        (lambda: flows.TorusUniform(2), "TorusUniform, event_shape=(2,)"),
+        (lambda: flows.FreeBodies(2, box=(1.0, 1.0, 1.0)), "FreeBodies, event_shape=(2, 7)"),
+        (lambda: flows.WrappedNormal(SPD(2)), "WrappedNormal, event_shape=(2, 2)"),
+        (lambda: flows.RotationNormal(), "Even, event_shape=(4,)"),
+        (lambda: flows.Product(flows.TorusUniform(1), flows.DiagonalNormal(2)), "Product, event_shape=(3,)"),
+    ],
+)
+def test_reads_like_its_distribution(make, shown):
+    base = make()
+    assert shown in repr(base) and shown in repr(copy.deepcopy(base))
 
 
 @names

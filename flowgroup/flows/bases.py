@@ -45,6 +45,7 @@ class Base(nn.Module):
         values = {name: a.distribution() if isinstance(a, Base) else a for name, a in arguments.items()}
         first = make(**values, validate_args=True)
         self.event_shape = first.event_shape
+        self._kind = type(first).__name__
         for name, value in arguments.items():
             if isinstance(value, Base):
                 self.add_module(name, value)
@@ -84,8 +85,7 @@ class Base(nn.Module):
         return self.distribution().log_prob(z)
 
     def extra_repr(self) -> str:
-        make = self.make.args[0] if isinstance(self.make, partial) else self.make
-        return f"{make.__name__}, event_shape={tuple(self.event_shape)}, trainable={self.trainable}"
+        return f"{self._kind}, event_shape={tuple(self.event_shape)}, trainable={self.trainable}"
 
 
 def DiagonalNormal(features: int, trainable: bool = False) -> Base:
