@@ -60,15 +60,83 @@ def test_exchange_of_identical_bodies():
     assert (apart.log_prob(x[:, order]) - apart.log_prob(x)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("positions", [None, "spline", "moebius"])
 @pytest.mark.parametrize("sites", [None, registry._SITES])
-def test_images_of_a_body_are_one(sites):
-    flow = rigid_flow(sites=sites)
+def test_images_of_a_body_are_one(sites, positions):
+    flow = rigid_flow(sites=sites, positions=positions)
     x = poses(5)
     moved = x.clone()
     moved[..., :3] += torch.tensor(BOX, dtype=torch.float64) * torch.randint(-2, 3, (5, 3, 3))
     torch.testing.assert_close(flow.log_prob(moved), flow.log_prob(x))
     space = RigidBodies(3, BOX)
     assert space.dist(space.projx(flow.transform(moved)[0]), space.projx(flow.transform(x)[0])).max() < 1e-9
+
+
+@pytest.mark.parametrize("box", [BOX, None])
+@pytest.mark.parametrize("positions", [None, "spline"])
+def test_floating_sites_move_with_the_crystal(box, positions):
+    if box is None and positions is not None:
+        positions = bijections.Affine()
+    options = {"box": box, "sites": registry._SITES, "positions": positions}
+    x = registry.near_sites(registry._SITES, BOX)(4, dtype=torch.float64)
+    moved = x + torch.tensor([0.3, -0.2, 0.1, 0, 0, 0, 0])
+    t = rigid_flow(**options).transform
+    (y, logdet), (z, same) = t(x), t(moved)
+    difference = z[..., :3] - y[..., :3]
+    torch.testing.assert_close(RigidBodies(3, box).wrap(difference), (moved - x)[..., :3])
+    torch.testing.assert_close(z[..., 3:], y[..., 3:])
+    torch.testing.assert_close(same, logdet)
+    fixed = rigid_flow(**options, floating=False).transform
+    assert (fixed(moved)[1] - fixed(x)[1]).abs().max() > 1e-3
+
+
+def test_crystals_start_where_they_are():
+    x = registry.near_sites(registry._SITES, BOX, spread=0.1)(20)
+    y, logdet = flows.RigidBodyFlow(3, BOX, sites=registry._SITES).transform(x)
+    assert RigidBodies(3, BOX).dist(x, y).max() < 0.05
+    assert logdet.abs().max() < 0.5
+
+
+def test_what_networks_see_of_a_crystal_is_about_one():
+    t = flows.RigidCoupling(3, "rotations", BOX, "half", sites=registry._SITES, spread=(0.02, 0.1))
+    seen = []
+    t.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    q = UnitQuaternions().compose(registry._SITES[:, 3:], rotation_vector_to_quaternion(0.1 * torch.randn(500, 3, 3)))
+    t(torch.cat((registry._SITES[:, :3] + 0.02 * torch.randn(500, 3, 3), q), -1))
+    lengths = seen[0][..., :1, :-1].square().mean((0, 1)).sqrt()  # of the body that stays
+    assert len(lengths) == 15 and 0.4 < lengths.min() and lengths.max() < 2.5
+
+
+def test_one_coordinate_moves_by_the_others_of_all_bodies():
+    t = registry.shake_(flows.RigidCoupling(3, "y", BOX, exchangeable=True, width=8, blocks=1)).double()
+    x = poses(4)
+    y = t(x)[0]
+    assert torch.equal(y[..., [0, 2, 3, 4, 5, 6]], x[..., [0, 2, 3, 4, 5, 6]])
+    far = x.clone()
+    far[:, 2, 0] += 0.2
+    assert (t(far)[0] - y)[:, 0, 1].abs().min() > 1e-6
+    far = x.clone()
+    far[:, 2, 1] += 0.2
+    torch.testing.assert_close(t(far)[0][:, :2], y[:, :2])
+
+
+@pytest.mark.parametrize("side", ["space", "body"])
+def test_turns_keep_the_axis_and_see_it_of_all_bodies(side):
+    turn = bijections.AxisSpline(4, side)
+    t = registry.shake_(flows.RigidCoupling(3, "turns", BOX, bijection=turn, width=8, blocks=1)).double()
+    x = poses(4)
+    y = t(x)[0]
+    group = UnitQuaternions()
+    axis = group.act(torch.nn.functional.normalize(t.frame, dim=0), torch.tensor([0.0, 0.0, 1.0]).double())
+    before, after = x[..., 3:], y[..., 3:]
+    if side == "space":
+        before, after = group.inverse(before), group.inverse(after)
+    torch.testing.assert_close(group.act(after, axis), group.act(before, axis))
+    assert torch.equal(y[..., :3], x[..., :3])
+    assert group.dist(x[..., 3:], y[..., 3:]).min() > 1e-4
+    far = x.clone()
+    far[:, 2, 3:] = group.random(4, dtype=torch.float64)
+    assert group.dist(t(far)[0][:, 0, 3:], y[:, 0, 3:]).max() > 1e-4
 
 
 def test_density_of_one_body_integrates_to_one():
@@ -188,6 +256,19 @@ def test_attention_knows_bodies_apart_only_where_told():
             "exchangeable bodies have no sites",
         ),
         (lambda: flows.RigidBodyFlow(2, box=(1.0, -1.0, 1.0)), ValueError, "box must be three positive edges"),
+        (
+            lambda: flows.RigidCoupling(3, "positions", sites=registry._SITES),
+            ValueError,
+            "some positions must stay",
+        ),
+        (lambda: flows.RigidCoupling(3, "turns", mask="half"), ValueError, "mask must be None for turns"),
+        (
+            lambda: flows.RigidCoupling(3, "turns", bijection=bijections.ProjectiveLinear(3)),
+            ValueError,
+            "an AxisSpline",
+        ),
+        (lambda: flows.RigidBodyFlow(2, BOX, spread=(0.0, 0.1)), ValueError, "spread must be two positive"),
+        (lambda: flows.RigidBodyFlow(2, BOX, positions="cubic"), ValueError, "must be 'spline' or 'moebius'"),
         (lambda: flows.RigidBodyFlow(0), ValueError, "bodies must be a positive integer"),
         (lambda: crystal(flows.LULinear(14)), ValueError, "vectors of size 15"),
         (lambda: crystal("linear"), TypeError, "transform must be"),
