@@ -42,7 +42,8 @@ def test_both_effective_sample_sizes_tend_to_that_of_shifted_normals():
 def test_effective_sample_size_of_few_weights():
     w = torch.tensor([[1.0, 2.0, 4.0, 0.0], [3.0, 3.0, 3.0, 3.0]], dtype=torch.float64)
     torch.testing.assert_close(effective_sample_size(w.log()), torch.tensor([49 / 21 / 4, 1.0], dtype=torch.float64))
-    assert effective_sample_size(torch.full((5,), -torch.inf)) == 0  # no weight at all
+    for of in ("flow", "target"):
+        assert effective_sample_size(torch.full((5,), -torch.inf), of) == 0  # no weight at all
     harmonic = 3 / (1 + 1 / 2 + 1 / 4) / (7 / 3)
     assert effective_sample_size(w[0, :3].log(), of="target").item() == pytest.approx(harmonic, rel=1e-12)
     large = torch.tensor([-1e6, -1e6 + math.log(2.0)])  # energies of large systems, in float32
@@ -74,6 +75,9 @@ def test_log_z_and_its_error():
     found = free_energy_perturbation(1.0 - log_w)
     assert found.value == pytest.approx(1.0 - values[-1].value, abs=1e-6) and found.error > 0
     assert log_z(torch.tensor([-torch.inf, math.log(4.0)])).value == pytest.approx(math.log(2.0))
+    # no spread to be seen, which is not none: one sample, and resamples without any weight
+    for few in (torch.zeros(1), torch.tensor([-torch.inf, 0.0]), torch.full((3,), -torch.inf)):
+        assert log_z(few).error == math.inf
 
 
 def test_bootstrap_of_two_samples():
@@ -98,6 +102,29 @@ def test_bar_on_gaussian_work():
     assert result.error == pytest.approx(math.sqrt((1 / overlap - 2) / n), rel=0.05)
 
 
+def test_bar_is_that_of_pymbar():
+    pymbar = pytest.importorskip("pymbar")
+    for n0, n1, sigma, delta in ((1000, 1000, 1.5, 2.0), (2000, 200, 3.0, -670.0), (200, 800, 0.3, 40.0)):
+        forward = delta + sigma**2 / 2 + sigma * torch.randn(n0, dtype=torch.float64)
+        backward = -delta + sigma**2 / 2 + sigma * torch.randn(n1, dtype=torch.float64)
+        ours, other = bar(forward, backward), pymbar.bar(forward.numpy(), backward.numpy(), relative_tolerance=1e-12)
+        assert ours.value == pytest.approx(other["Delta_f"], abs=1e-6)
+        assert ours.error == pytest.approx(other["dDelta_f"], rel=5e-3)
+
+
+def test_bar_with_works_that_are_large_or_infinite():
+    # from the interval [0, 1] to [0, ½], whose wall half of the samples hit: ΔF = log 2
+    n, results = 1000, []
+    for height in (1e3, 1e30, math.inf):
+        results.append(bar(torch.tensor([0.0, height]).repeat(n // 2), torch.zeros(n)))
+    assert results[0] == results[1] == results[2] and abs(results[0].value - math.log(2)) < 1e-12
+    # half of the forward acceptances are zero, the others alike: relative variance 1/(n − 1)
+    assert results[0].error == pytest.approx(math.sqrt(1 / (n - 1)), rel=1e-9)
+    assert bar(torch.ones(1), torch.zeros(5)).error == math.inf
+    nothing = bar(torch.full((3,), math.inf), torch.zeros(3))
+    assert math.isnan(nothing.value) and nothing.error == math.inf
+
+
 def test_mbar_on_harmonic_wells():
     k, n = torch.tensor([1.0, 2.0, 5.0]), (500, 1000, 1500)
     x = torch.randn(sum(n)) / k.repeat_interleave(torch.tensor(n)).sqrt()
@@ -112,7 +139,7 @@ def test_mbar_on_harmonic_wells():
 def test_pymbar_keeps_quiet_and_its_absence_names_the_extra(monkeypatch, caplog, capfd):
     for name in [n for n in sys.modules if n.split(".")[0] == "pymbar"]:
         monkeypatch.delitem(sys.modules, name)
-    bar(torch.randn(50), torch.randn(50))
+    mbar(torch.randn(2, 50), (20, 30))
     assert "pymbar" in sys.modules and not caplog.records and capfd.readouterr() == ("", "")
     assert logging.getLogger("pymbar").level == logging.NOTSET
 
@@ -125,7 +152,8 @@ def test_pymbar_keeps_quiet_and_its_absence_names_the_extra(monkeypatch, caplog,
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ImportError, match=r"flowgroup\[boltzmann\]"):
-        bar(torch.randn(5), torch.randn(5))
+        mbar(torch.randn(2, 5), (2, 3))
+    assert math.isfinite(bar(torch.randn(5), torch.randn(5)).value)  # does without
 
 
 def test_mode_weights_and_their_errors():
@@ -151,6 +179,11 @@ def test_histogram_overlap_of_shifted_uniforms():
     with_bad = torch.cat((a, torch.tensor([torch.nan, torch.inf])))
     assert histogram_overlap(with_bad, a) == pytest.approx(1.0, abs=1e-3)
     assert histogram_overlap(torch.tensor([torch.nan]), torch.tensor([torch.inf])) == 0
+    # one energy of atoms on each other, with its weight or without, does not make all the others one bin
+    u, log_w = torch.cat((a, torch.tensor([1e9]))), torch.cat((torch.zeros_like(a), torch.tensor([-1e9])))
+    for weights in (None, log_w):
+        assert histogram_overlap(u, a + 0.25, weights, bins=50) == pytest.approx(0.75, abs=5e-3)
+        assert histogram_overlap(a + 0.25, u, None, weights, bins=50) == pytest.approx(0.75, abs=5e-3)
 
 
 @pytest.mark.parametrize("d", [2, 3])
@@ -186,6 +219,10 @@ def test_radial_distribution_of_two_species_and_of_weighted_frames():
         radial_distribution(frames, (1.0, 1.0, 1.0), r_max=0.6)
     with pytest.raises(ValueError, match="frames, n, d"):
         radial_distribution(frames[0], (1.0, 1.0, 1.0))
+    with pytest.raises(ValueError, match="as many frames"):
+        radial_distribution(frames, (1.0, 1.0, 1.0), near)
+    with pytest.raises(ValueError, match="a pair"):
+        radial_distribution(frames[:, :1], (1.0, 1.0, 1.0))
 
 
 def test_estimates_print_two_digits_of_their_error():

@@ -65,7 +65,7 @@ def effective_sample_size(log_w: Tensor, of: str = "flow") -> Tensor:
         return (1 / (n * log_w.softmax(-1).square().sum(-1))).nan_to_num(0.0)
     if of == "target":
         log_w = log_w - log_w.amax(-1, keepdim=True)
-        return (2 * math.log(n) - log_w.logsumexp(-1) - (-log_w).logsumexp(-1)).exp()
+        return (2 * math.log(n) - log_w.logsumexp(-1) - (-log_w).logsumexp(-1)).exp().nan_to_num(0.0)
     raise ValueError(f"of must be 'flow' or 'target', got {of!r}")
 
 
@@ -97,7 +97,7 @@ def bootstrap(statistic: Callable[..., Tensor], *samples: Tensor, resamples: int
 
 
 def log_z(log_w: Tensor, resamples: int = 200, seed: int = 0) -> Estimate:
-    """log Z = log mean w, with its bootstrap error.
+    """log Z = log mean w, with its bootstrap error: infinite where there is no telling, as of one sample.
 
     Args:
         log_w: log-weights (n,) of samples of the flow.
@@ -109,7 +109,9 @@ def log_z(log_w: Tensor, resamples: int = 200, seed: int = 0) -> Estimate:
     """
     log_w = _vector("log_w", log_w)
     draws = bootstrap(_log_mean_exp, log_w, resamples=resamples, seed=seed)
-    return Estimate(_log_mean_exp(log_w).item(), draws.std().item())
+    # one sample has no spread to resample; resamples without any weight make it NaN
+    error = draws.std().item() if len(log_w) > 1 else math.inf
+    return Estimate(_log_mean_exp(log_w).item(), math.inf if math.isnan(error) else error)
 
 
 def free_energy_perturbation(work: Tensor, resamples: int = 200, seed: int = 0) -> Estimate:
@@ -135,12 +137,12 @@ def free_energy_perturbation(work: Tensor, resamples: int = 200, seed: int = 0) 
 def bar(work: Tensor, reverse_work: Tensor) -> Estimate:
     """ΔF = F₁ − F₀ from works in both directions, by Bennett's acceptance ratio, with its asymptotic error.
 
+    It solves Σᵢ f(m + wᵢ − ΔF) = Σⱼ f(−m + w′ⱼ + ΔF), f(x) = 1/(1 + eˣ), m = log(n₀/n₁). Works may be infinite, as
+    where atoms lie on each other; there is no estimate, but NaN, where all of one direction are.
+
     Args:
         work: u₁(f(x)) − u₀(x) − log|det ∂f/∂x| (n₀,) in kT, for x from e^{−u₀}.
         reverse_work: u₀(f⁻¹(y)) − u₁(y) − log|det ∂f⁻¹/∂y| (n₁,), for y from e^{−u₁}.
-
-    Raises:
-        ModuleNotFoundError: without pymbar.
 
     Source: Efficient estimation of free energy differences from Monte Carlo data, 1976, doi
         10.1016/0021-9991(76)90078-4.
@@ -150,10 +152,32 @@ def bar(work: Tensor, reverse_work: Tensor) -> Estimate:
         >>> print(bar(1.5 * x[:1000] + 3.125, -1.5 * x[1000:] - 0.875))  # normal, of variance 1.5² and ΔF = 2
         2.016 ± 0.035
     """
-    pymbar = _pymbar()
-    forward, backward = (_vector(n, w).cpu().numpy() for n, w in (("work", work), ("reverse_work", reverse_work)))
-    result = pymbar.bar(forward, backward)
-    return Estimate(float(result["Delta_f"]), float(result["dDelta_f"]))
+    forward, backward = _vector("work", work), _vector("reverse_work", reverse_work)
+    m = math.log(len(forward) / len(backward))
+    least = forward.min().item(), -backward.min().item()
+    if not all(map(math.isfinite, least)):
+        return Estimate(math.nan, math.inf)
+
+    def log_acceptance(delta: float) -> tuple[Tensor, Tensor]:
+        return torch.nn.functional.logsigmoid(delta - m - forward), torch.nn.functional.logsigmoid(m - delta - backward)
+
+    # the left side grows with ΔF and the right side falls: this far off the least works one term decides
+    beyond = abs(m) + math.log(max(len(forward), len(backward))) + 1
+    low, high = min(least) - beyond, max(least) + beyond
+    for _ in range(100):
+        middle = (low + high) / 2
+        left, right = (a.logsumexp(0).item() for a in log_acceptance(middle))
+        low, high = (middle, high) if left < right else (low, middle)
+    variance = sum(_relative_variance(a) for a in log_acceptance(middle))
+    return Estimate(middle, math.sqrt(variance))
+
+
+def _relative_variance(log_f: Tensor) -> float:
+    """Of the mean of f, over its square; infinite for one sample."""
+    n = len(log_f)
+    if n == 1:
+        return math.inf
+    return max((2 * (log_f - log_f.logsumexp(0))).logsumexp(0).exp().item() * n - 1, 0.0) / (n - 1)
 
 
 def mbar(energies: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -218,24 +242,34 @@ def histogram_overlap(
     Args:
         a, b: samples (n,) and (m,); those that are NaN or infinite are in no bin.
         log_w_a, log_w_b: their log-weights.
-        bins: bins of equal width between the smallest and the largest finite value.
+        bins: bins of equal width over all but the outermost 0.1 % of either; what lies beyond is in the outer ones, so
+            that one far value does not make them so wide that all the others are in one.
 
     Example:
         >>> histogram_overlap(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]), bins=3)
         0.5
     """
-    samples = [(x.detach().double().cpu(), log_w) for x, log_w in ((a, log_w_a), (b, log_w_b))]
-    finite = torch.cat([x[x.isfinite()] for x, _ in samples])
-    if finite.numel() == 0:
-        return 0.0
-    low, high = finite.min(), finite.max()
-    p = []
-    for x, log_w in samples:
+    samples = []
+    for x, log_w in ((a, log_w_a), (b, log_w_b)):
+        x = x.detach().double().cpu()
         w = torch.full_like(x, 1 / len(x)) if log_w is None else log_w.detach().double().cpu().softmax(0)
-        inside = x.isfinite()
-        index = ((x[inside] - low) / (high - low).clamp(min=1e-300) * bins).long().clamp(0, bins - 1)
-        p.append(torch.zeros(bins, dtype=x.dtype).index_add_(0, index, w[inside]))
+        x, order = x.sort()
+        samples.append((x, torch.where(x.isfinite(), w[order], 0).nan_to_num(0.0)))
+    ranges = [_central(x, w) for x, w in samples if w.any()]
+    if not ranges:
+        return 0.0
+    low, high = min(first for first, _ in ranges), max(last for _, last in ranges)
+    p = []
+    for x, w in samples:
+        place = ((x - low) / max(high - low, 1e-300)).nan_to_num(0.0).clamp(0, 1)
+        p.append(torch.zeros(bins, dtype=x.dtype).index_add_(0, (place * bins).long().clamp(max=bins - 1), w))
     return torch.minimum(*p).sum().item()
+
+
+def _central(x: Tensor, w: Tensor) -> tuple[float, float]:
+    """Where 0.1 % of the weight lies below and above, of ascending x."""
+    ends = torch.searchsorted(w.cumsum(0) / w.sum(), torch.tensor([1e-3, 1 - 1e-3], dtype=w.dtype))
+    return tuple(x[ends.clamp(max=len(x) - 1)].tolist())
 
 
 def radial_distribution(
@@ -282,9 +316,13 @@ def radial_distribution(
     if not 0 < r_max <= half * (1 + 1e-6):
         raise ValueError(f"r_max must be positive and at most half the shortest edge, {half:g}, got {r_max}")
     frames, n, d = x.shape
-    w = x.new_full((frames,), 1 / frames) if log_w is None else _vector("log_w", log_w).to(x).softmax(0)
     other = x if y is None else y
+    if other.dim() != 3 or other.shape[::2] != (frames, d) or frames == 0:
+        raise ValueError(f"y must have as many frames as x {tuple(x.shape)}, at least one, got {tuple(other.shape)}")
     pairs = n * (n - 1) if y is None else n * other.shape[1]
+    if pairs == 0:
+        raise ValueError(f"x and y must have a pair of particles, got {tuple(x.shape)} and {tuple(other.shape)}")
+    w = x.new_full((frames,), 1 / frames) if log_w is None else _vector("log_w", log_w).to(x).softmax(0)
     counts = torch.zeros(bins, dtype=torch.float64, device=x.device)
     for i in range(frames):  # all distances of all frames would be much memory
         difference = x[i].unsqueeze(-2) - other[i]
@@ -328,5 +366,5 @@ def _pymbar():
         finally:
             logger.setLevel(level)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("bar and mbar need pymbar: pip install 'flowgroup[boltzmann]'") from error
+        raise ModuleNotFoundError("mbar needs pymbar: pip install 'flowgroup[boltzmann]'") from error
     return pymbar
