@@ -229,3 +229,7 @@ def test_exchange_keeps_every_level_at_its_temperature():
         boltzmann.openmm_trajectory(harmonic(), start, [300.0, 0.0], progress=False)
     with pytest.raises(TypeError, match=r"system must be an openmm\.System"):
         boltzmann.openmm_trajectory(None, start, 300.0)
+    with pytest.raises(ValueError, match="warmup must be"):
+        boltzmann.openmm_trajectory(harmonic(), start, 300.0, warmup=-1)
+    with pytest.raises(ValueError, match="one start or of 3"):
+        boltzmann.openmm_trajectory(harmonic(), start.expand(2, 2, 3), [300.0, 400.0, 500.0])

@@ -244,6 +244,17 @@ def test_parallel_tempering_with_rigid_moves():
     assert_mean((chain.x[200:, 0, :, 0, 3] > 0).double(), 0.5, bias=0.02)
 
 
+def test_exchange_of_velocities_on_a_manifold():
+    # velocities that stay behind are not tangent to the configuration that comes
+    kappa, betas = 3.0, [1.0, 0.5, 0.25]
+    kernel = Langevin(step_size=0.1, friction=0.1, steps=1)
+    start = Sphere(3).random(1, 300, 4)
+    chain = parallel_tempering(Linear(Sphere(3), kappa), start, betas, kernel, steps=600, warmup=50, **QUIET)
+    for level, beta in enumerate(betas):  # ⟨x₀⟩ of e^{κx₀} on S³
+        exact = scipy.special.iv(2, beta * kappa) / scipy.special.iv(1, beta * kappa)
+        assert_mean(chain.x[:, level, :, 0], exact, bias=0.005)
+
+
 # -------------------------------------------------------------------------------------------------- settings
 
 

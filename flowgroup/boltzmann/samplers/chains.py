@@ -235,5 +235,5 @@ def _exchange(state: State, beta: Tensor, odd: int) -> tuple[State, Tensor]:
         index = source.reshape(source.shape + (1,) * (values.dim() - source.dim())).expand(values.shape)
         return values.gather(0, index)
 
-    state = State(moved(state.x), moved(state.energy), moved(state.gradient), state.velocity)
-    return state, chance.flatten(1).mean(1) if chance.dim() > 1 else chance
+    # velocities too: their law is the same at every level, and they are tangent where their configuration is
+    return State(*map(moved, state)), chance.flatten(1).mean(1) if chance.dim() > 1 else chance

@@ -100,7 +100,11 @@ def openmm_trajectory(
         check_conditions(t, platform)
     for name, value in {"frames": frames, "stride": stride}.items():
         positive_integer(name, value)
+    if not isinstance(warmup, int) or warmup < 0:
+        raise ValueError(f"warmup must be an integer, 0 or larger, got {warmup!r}")
     check_event_shape("positions", positions, (system.getNumParticles(), 3))
+    if positions.dim() > 2 and tuple(positions.shape[:-2]) not in ((1,), (len(levels),)):
+        raise ValueError(f"positions must be those of one start or of {len(levels)}, got {tuple(positions.shape)}")
     starts = positions.detach().cpu().double().expand(len(levels), -1, -1).contiguous().numpy()
 
     rng = np.random.default_rng(seed)
