@@ -3,13 +3,15 @@
     python examples/ice_xi.py                                   # three minutes
     python examples/ice_xi.py --quick                           # some seconds, to see that everything works
     python examples/ice_xi.py --steps 2500 --chains 1000        # the figures of the documentation
+    python examples/ice_xi.py --map rigid                       # by the ready-made flow of rigid bodies
 
 The crystal is ice XI, 16 rigid molecules of TIP4P-Ew water in a periodic box. Hamiltonian Monte Carlo samples it at
 250 K, starting from the lattice, and a flow maps those samples to 100 K, trained by nothing but energies there (learned
 free-energy perturbation). Most of what has to happen is linear: every motion of the lattice shrinks by about the
 square root of 100/250. The flow works on displacements and turns of the molecules at their sites, along the principal
 axes of their motion; what the lattice does beyond harmonic springs is left to couplings, whose shifts and scales are
-quadratic in what they see, as the forces next to the linear ones are.
+quadratic in what they see, as the forces next to the linear ones are. `--map rigid` leaves it to `flows.RigidBodyFlow`
+instead, which moves molecules by attention to the others and knows nothing of axes.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -81,6 +84,25 @@ def sample(target: boltzmann.RigidWater, chains: int, steps: int, seed: int = 0)
     return displaced.poses(chain.x)[0]
 
 
+def frames(path: Path, blocks: int = 10) -> Tensor:
+    """Crystals (steps, blocks, N, 7) at 250 K from a file of molecular dynamics, cut into blocks of time.
+
+    Its arrays are `temperature_K` (T,) and `positions_nm` (T, frames, 4N, 3), the molecules whole, each as O, H, H, M.
+    Molecules are put in the order of the sites, and so are their hydrogens.
+    """
+    with np.load(path) as file:
+        temperature = np.abs(file["temperature_K"] - HOT).argmin()
+        atoms = torch.from_numpy(file["positions_nm"][temperature]).float().unflatten(1, (-1, 4))
+    sites, box = boltzmann.ice_xi((2, 1, 1))
+    either = torch.stack([boltzmann.sites_to_bodies(atoms[:, :, order]) for order in ([0, 1, 2, 3], [0, 2, 1, 3])])
+    d = either[0].mean(0)[:, None, :3] - sites[:, :3]
+    nearest = (d - box * (d / box).round()).norm(dim=-1).argmin(0)
+    either = either[:, :, nearest]
+    alike = (either[..., 3:] * sites[:, 3:]).sum(-1).abs().mean(1)
+    x = either[alike.argmax(0), :, torch.arange(len(sites))].movedim(0, 1)
+    return x[len(x) % blocks :].unflatten(0, (blocks, -1)).movedim(0, 1)
+
+
 def images(x: Tensor) -> Tensor:
     """Crystals (n, N, 7) and what the eight symmetries of the lattice make of them, (8n, N, 7), all as likely.
 
@@ -126,13 +148,18 @@ class Bilinear(nn.Module):
         return self.output(a * b)
 
 
+def principal_axes(x: Tensor) -> flows.Whitening:
+    """Those of the motions of crystals (n, N, 7)."""
+    sites, box = boltzmann.ice_xi((2, 1, 1))
+    at_rest = flows.CrystalTransform(flows.LULinear(6 * len(sites) - 3), sites, box.tolist())
+    return flows.Whitening(*moments(at_rest.coordinates(x)[0]))
+
+
 def cooling(x: Tensor, layers: int = 4, hidden_features: int = 256) -> flows.CrystalTransform:
     """The map from crystals at 250 K, x (n, N, 7) being some, to 100 K; at first it shrinks all motions alike."""
     sites, box = boltzmann.ice_xi((2, 1, 1))
     size = 6 * len(sites) - 3
-    axes = flows.Whitening(
-        *moments(flows.CrystalTransform(flows.LULinear(size), sites, box.tolist()).coordinates(x)[0])
-    )
+    axes = principal_axes(x)
     couplings = []
     mask = torch.zeros(size, dtype=torch.bool)
     for i in range(layers):
@@ -142,6 +169,15 @@ def cooling(x: Tensor, layers: int = 4, hidden_features: int = 256) -> flows.Cry
         couplings.append(flows.Coupling(flows.Affine(max_log_scale=1.0), size, mask, conditioner=bilinear))
     t = flows.Sequential(axes, *couplings, flows.LULinear(size), axes.scaled(COLD / HOT).inv)
     return flows.CrystalTransform(t, sites, box.tolist())
+
+
+def rigid_cooling(x: Tensor, layers: int = 4) -> flows.Sequential:
+    """Another one: the contraction, and for the rest a `RigidBodyFlow`, of which every round has four couplings."""
+    sites, box = boltzmann.ice_xi((2, 1, 1))
+    axes = principal_axes(x)
+    contraction = flows.Sequential(axes, axes.scaled(COLD / HOT).inv)
+    rest = flows.RigidBodyFlow(len(sites), box.tolist(), transforms=max(1, layers // 4), sites=sites)
+    return flows.Sequential(flows.CrystalTransform(contraction, sites, box.tolist()), rest.transform)
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -161,7 +197,7 @@ class Result(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(cool: flows.CrystalTransform, x: Tensor) -> Result:
+def evaluate(cool: flows.Transform, x: Tensor) -> Result:
     """By learned free-energy perturbation from crystals x (n, N, 7) at 250 K, energies being converged ones."""
     hot, cold = water(HOT), water(COLD)
     works = []
@@ -176,7 +212,7 @@ def evaluate(cool: flows.CrystalTransform, x: Tensor) -> Result:
 
 
 @torch.no_grad()
-def evaluate_reverse(cool: flows.CrystalTransform, y: Tensor, result: Result) -> tuple[boltzmann.Estimate, float]:
+def evaluate_reverse(cool: flows.Transform, y: Tensor, result: Result) -> tuple[boltzmann.Estimate, float]:
     """ΔF by both directions (BAR) and the effective sample size as crystals y (n, N, 7) sampled at 100 K see it."""
     x, logdet = cool.inverse(y)
     work = (water(HOT).energy(x) - water(COLD).energy(y) - logdet).double()
@@ -226,19 +262,25 @@ def main(arguments: list[str] | None = None) -> dict[str, Result]:
     parser.add_argument("--steps", type=int, default=300, help="optimizer steps, of 128 crystals each")
     parser.add_argument("--chains", type=int, default=300, help="Markov chains at 250 K; one in ten is for testing")
     parser.add_argument("--layers", type=int, default=4, help="couplings")
+    parser.add_argument("--map", choices=("axes", "rigid"), default="axes", help="couplings of axes, or of molecules")
+    parser.add_argument("--lr", type=float, default=1e-3, help="learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling and training")
     parser.add_argument("--check", action="store_true", help="sample 100 K as well, and compare")
+    parser.add_argument("--data", type=Path, help="frames of molecular dynamics (.npz) in place of Markov chains")
     parser.add_argument("--samples", type=Path, help="a file to keep the samples at 250 K in, and to take them from")
     parser.add_argument("--output", type=Path, default=Path("output/ice_xi.png"))
     options = parser.parse_args(arguments)
     steps, chains, mc_steps = (10, 100, 20) if options.quick else (options.steps, options.chains, 50)
-    torch.manual_seed(0)
+    torch.manual_seed(options.seed)
 
     start = time.perf_counter()
     hot = water(HOT)
-    if options.samples is not None and options.samples.exists():
+    if options.data is not None:
+        x = frames(options.data)
+    elif options.samples is not None and options.samples.exists():
         x = torch.load(options.samples, weights_only=True)
     else:
-        x = sample(hot, chains, mc_steps)
+        x = sample(hot, chains, mc_steps, seed=2 * options.seed)
         if options.samples is not None:
             options.samples.parent.mkdir(parents=True, exist_ok=True)
             torch.save(x, options.samples)
@@ -247,7 +289,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Result]:
     print(f"{len(train)} crystals at {HOT:g} K to learn from, {len(test)} of other chains to test")
     print(f"{time.perf_counter() - start:.0f} s")
 
-    cool = cooling(train, options.layers)
+    cool = (cooling if options.map == "axes" else rigid_cooling)(train, options.layers)
     results = {"contraction": evaluate(cool, test)}
     print(f"contraction by √({COLD:g}/{HOT:g}): {results['contraction']}")
     flow = flows.Flow(cool.inv, boltzmann.SampleBase(hot, train), validate_args=False)
@@ -256,8 +298,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Result]:
         steps,
         batch_size=128,
         objective=partial(boltzmann.reverse_kl, path_gradient=True),
-        lr=1e-3,
+        lr=options.lr,
         clip_grad_norm=1.0,
+        seed=options.seed,
     )
     results["flow"] = evaluate(cool, test)
     print(f"after {128 * steps} energies at {COLD:g} K: {results['flow']} (reference {REFERENCE} kT)")
