@@ -52,8 +52,10 @@ def check_constraint(name: str, x: Tensor, constraint) -> None:
     if values_readable(x):
         ok = constraint.check(x)
         if not ok.all():
-            bad = (~ok).sum().item()
-            raise ValueError(f"{name} must lie in {describe(constraint)}, but {bad} of {ok.numel()} points do not")
+            manifold = getattr(constraint, "manifold", None)
+            why = None if manifold is None else manifold.why_not(x)
+            why = why or f"{(~ok).sum().item()} of {ok.numel()} points do not"
+            raise ValueError(f"{name} must lie in {describe(constraint)}, but {why}")
 
 
 def check_square(name: str, x: Tensor) -> None:

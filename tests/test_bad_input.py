@@ -165,6 +165,15 @@ def test_points_off_the_sphere(make):
         flow.transform.inverse(x)
 
 
+def test_what_enters_a_transform_used_backwards_is_called_x_and_how_far_off_it_is():
+    flow = flows.RotationFlow(transforms=1, components=4, hidden_features=(8,))
+    x = torch.nn.functional.normalize(torch.randn(4, 4), dim=-1)
+    x[2] *= 1.5
+    message = r"^x must lie in the manifold Sphere\(3\), but 1 of 4 .* the first, at index \(2,\), is 0.5 away"
+    with Unchanged(flow), pytest.raises(ValueError, match=message):
+        flow.log_prob(x)
+
+
 def test_angles_that_are_no_numbers():
     flow = flows.NCSF(2, transforms=1, hidden_features=(8,))
     with Unchanged(flow), pytest.raises(ValueError, match=r"^x must lie in the circle .*, but 1 of 2 points do not"):

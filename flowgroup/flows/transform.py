@@ -98,8 +98,7 @@ class Inverse(Transform):
         self.context_features = transform.context_features
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        self._check_shapes("x", x, context)
-        return self.transform.inverse(x, context)
+        return self.transform.inverse(self._checked("x", x, context), context)  # which would call it y
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self._check_shapes("y", y, context, inverse=True)
