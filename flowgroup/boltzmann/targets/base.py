@@ -23,7 +23,8 @@ class Target(nn.Module):
             volume of unit quaternions, so that rotations have the invariant probability measure.
 
     What else a target may know of itself is shown in reports where it is there: `log_z`, the exact log Z; `modes`
-    (modes, …), all of one weight, and `nearest_mode(x)`, the index (*batch,) of the one that x belongs to.
+    (modes, …), all of one weight, and `nearest_mode(x)`, the index (*batch,) of the one that x belongs to. Its options,
+    in words, are what `extra_repr()` gives; a checkpoint of a run towards a target with others is refused.
     """
 
     event_shape: torch.Size
@@ -33,18 +34,25 @@ class Target(nn.Module):
     validate_args: bool = True
 
     def _energy(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define _energy(x), the energies (*batch,) in kT")
 
     def energy(self, x: Tensor) -> Tensor:
         """u(x) in kT, of the batch shape, for x (*batch, *event); infinite or NaN where atoms lie on each other.
 
         Raises:
-            TypeError, ValueError: x of the wrong kind or shape, or off the support where that is a manifold.
+            TypeError, ValueError: x of the wrong kind or shape, or off the support where that is a manifold; an
+                `_energy` that does not give one number for each configuration.
         """
         check_event_shape("x", x, tuple(self.event_shape))
         if self.validate_args and isinstance(self.support, OnManifold):
             check_constraint("x", x, self.support)
-        return self._energy(x)
+        energy, batch = self._energy(x), x.shape[: x.dim() - len(self.event_shape)]
+        if not isinstance(energy, Tensor) or energy.shape != batch:
+            got = tuple(energy.shape) if isinstance(energy, Tensor) else type(energy).__name__
+            raise ValueError(
+                f"_energy of {type(self).__name__} must give a tensor of the batch shape {tuple(batch)}, got {got}"
+            )
+        return energy
 
     def forward(self, x: Tensor) -> Tensor:
         return self.energy(x)
