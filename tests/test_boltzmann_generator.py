@@ -371,6 +371,16 @@ def test_bad_energies_in_training_are_counted_in_history_and_report():
     assert f"{report.nonfinite} (" in str(report) and (report.log_w.isneginf() == ~report.energy.isfinite()).all()
 
 
+def test_divergence_in_reports_is_that_of_the_part_with_finite_energies():
+    class Wall(Normal):  # half a normal distribution
+        def _energy(self, x):
+            return torch.where(x[..., 0] > 0, super()._energy(x), torch.nan)
+
+    report = BoltzmannGenerator(affine(), Wall()).report(4000)  # q = 2p there, and nothing is to be learned
+    assert abs(report.nonfinite / 4000 - 0.5) < 0.04 and abs(report.kl) < 1e-9
+    assert abs(report.log_z.value - Normal().exact + math.log(2)) < 4 * report.log_z.error < 0.1
+
+
 def test_dropping_steps_of_an_epoch_counts_right():
     generator = BoltzmannGenerator(affine(), Normal(1.0))
     history = generator.fit(7, 8, steps_per_epoch=3, progress=False)
@@ -517,6 +527,18 @@ def test_a_checkpoint_of_another_objective_is_refused(tmp_path):
         fit(objective=reverse_kl, data=torch.zeros(5, 2))
 
 
+def test_a_checkpoint_of_other_particles_is_refused(tmp_path):
+    def fit(**options):
+        flow = flows.Flow(flows.Sequential(flows.MeanFreeChart(3, 3), flows.LULinear(6)), flows.DiagonalNormal(6))
+        generator = BoltzmannGenerator(flow, boltzmann.LennardJones(3, "once", **options))
+        generator.fit(2, 8, checkpoint=tmp_path / "run.pt", progress=False)
+
+    fit()
+    for options in ({"epsilon": 2.0}, {"r_min": 0.5}, {"oscillator": 2.0}):
+        with pytest.raises(ValueError, match="target="):
+            fit(**options)
+
+
 def test_a_run_depends_on_its_seed_alone_and_leaves_the_global_generators():
     results = []
     for ambient, seed in ((1, 0), (2, 0), (1, 5)):
@@ -577,12 +599,30 @@ def test_report_with_data_and_picture(tmp_path, monkeypatch):
     for text in ("samples", "20000", "log Z", f"{report.log_z}", "effective sample size, from data", "overlap"):
         assert text in shown
     assert len({len(line) for line in shown.splitlines()[1:]}) == 1  # a table
+    assert generator.report(10, data=data.float(), batch_size=700).nll.value == pytest.approx(
+        report.nll.value, abs=1e-5
+    )
+    assert generator.report(10, data=data[:1]).nll.error == math.inf  # one row tells no spread
+    with pytest.raises(ValueError, match="data must be rows"):
+        generator.report(10, data=data[0])
     path = tmp_path / "report.png"
     figure = report.plot(path)
     assert len(figure.axes) == 3 and os.path.getsize(path) > 10_000
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"flowgroup\[train\]"):
         report.plot()
+
+
+def test_report_of_a_map_without_parameters():
+    """Zwanzig's formula: from one normal distribution to another, by the identity."""
+    warm, cold = Normal(0.0, 1.0), Normal(0.0, 0.8)
+    base = boltzmann.SampleBase(warm, torch.randn(4000, 2, dtype=torch.float64))
+    report = BoltzmannGenerator(flows.Flow(flows.Permutation(2), base), cold).report(
+        data=0.8 * torch.randn(3000, 2, dtype=torch.float64)
+    )
+    assert abs(report.log_z.value - 2 * math.log(0.8)) < 4 * report.log_z.error < 0.1
+    # −log q less log Z₀ is u₀
+    assert "−log q − log Z₀ of data" in str(report) and abs(report.nll.value - 0.64) < 4 * report.nll.error < 0.1
 
 
 def test_report_tells_a_missed_mode():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -94,12 +95,7 @@ class BoltzmannGenerator:
         positive_integer("batch_size", batch_size)
         if not callable(objective):
             raise TypeError(f"objective must be callable, as reverse_kl is, got {type(objective).__name__}")
-        if data is not None:
-            check_event_shape("data", data, tuple(self.target.event_shape))
-            if data.dim() != len(self.target.event_shape) + 1 or len(data) == 0:
-                raise ValueError(f"data must be rows (n, *event), n > 0, got shape {tuple(data.shape)}")
-            parameter = next(self.flow.parameters())
-            data = data.to(parameter.device, parameter.dtype)
+        data = None if data is None else self._rows(data)
         self.history = minimise(
             self.flow,
             _Loss(objective, self.target, batch_size, data),
@@ -145,17 +141,26 @@ class BoltzmannGenerator:
         """
         positive_integer("samples", samples)
         positive_integer("batch_size", batch_size)
+        data = None if data is None else self._rows(data)
         self.flow.eval()
-        device = next(self.flow.parameters()).device
-        with seeded(device, seed):
+        with seeded(_tensor_of(self.flow).device, seed):
             drawn = [(x, log_q, self.target._energy(x)) for x, log_q in self._draws(samples, batch_size)]
         x, log_q, energy = (torch.cat(parts) for parts in zip(*drawn))
         log_w = _log_weights(energy, log_q, self.target)
         told = None
         if data is not None:
-            told = self.target.energy(data), torch.cat([self.flow.log_prob(rows) for rows in data.split(batch_size)])
-            told = told[0], _log_weights(*told, self.target)
+            parts = [(self.target.energy(rows), self.flow.log_prob(rows)) for rows in data.split(batch_size)]
+            data_energy, data_log_q = (torch.cat(values) for values in zip(*parts))
+            told = data_energy, data_log_q, _log_weights(data_energy, data_log_q, self.target)
         return make_report(self.target, x, energy, log_w, told, self.history, isinstance(self.flow.base, SampleBase))
+
+    def _rows(self, data: Tensor) -> Tensor:
+        """Data (rows, *event), where the flow is and in its dtype."""
+        check_event_shape("data", data, tuple(self.target.event_shape))
+        if data.dim() != len(self.target.event_shape) + 1 or len(data) == 0:
+            raise ValueError(f"data must be rows (n, *event), n > 0, got shape {tuple(data.shape)}")
+        like = _tensor_of(self.flow)
+        return data.to(like.device, like.dtype)
 
     def _draws(self, samples: int, batch_size: int):
         base = self.flow.base
@@ -170,6 +175,12 @@ class BoltzmannGenerator:
     def __repr__(self) -> str:
         size = sum(p.numel() for p in self.flow.parameters() if p.requires_grad)
         return f"BoltzmannGenerator({title(self.target)}, flow of {size} parameters)"
+
+
+def _tensor_of(flow: Flow) -> Tensor:
+    """One that tells its dtype and device."""
+    tensors = itertools.chain(flow.parameters(), flow.buffers())
+    return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
 
 
 def _log_weights(energy: Tensor, log_q: Tensor, target: Target) -> Tensor:

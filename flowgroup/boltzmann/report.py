@@ -25,13 +25,13 @@ class Report:
         exact_log_z: where the target knows it.
         relative: whether log Z is log Z₁/Z₀.
         ess: effective sample size as a share of n.
-        kl: KL(q‖p) = log Z − E_q[log w] in nats, over the finite weights.
+        kl: KL(q‖p) = log Z − E_q[log w] in nats, of q where energies are finite.
         mean_energy: E_p[u] by reweighting.
         nonfinite: how many energies were NaN or infinite.
         modes: weight of each mode under p, by reweighting, and its error (modes,), where the target knows its modes.
         data_ess: the effective sample size from equilibrium samples of the target; this and the next with data only.
         data_energy, energy_overlap: energies of the data, and the overlap of their histogram with the reweighted one.
-        nll: mean of −log q over the data.
+        nll: mean of −log q over the data; of a flow with a `SampleBase` less log Z₀.
         history: of the training.
     """
 
@@ -81,7 +81,7 @@ class Report:
         if self.data_ess is not None:
             lines += [
                 ("effective sample size, from data", f"{100 * self.data_ess:.2f} %"),
-                ("−log q of data, nats", f"{self.nll}"),
+                (f"−log q{' − log Z₀' if self.relative else ''} of data, nats", f"{self.nll}"),
                 ("overlap of energy histograms", f"{100 * self.energy_overlap:.1f} %"),
             ]
         if self.history is not None:
@@ -178,7 +178,7 @@ def make_report(
     x: Tensor,
     energy: Tensor,
     log_w: Tensor,
-    data: tuple[Tensor, Tensor] | None,
+    data: tuple[Tensor, Tensor, Tensor] | None,
     history: History | None,
     relative: bool,
 ) -> Report:
@@ -187,7 +187,7 @@ def make_report(
     Args:
         target: p; one with `nearest_mode(x) -> indices` and `modes` (modes, …), all alike, has its modes counted.
         x, energy, log_w: of samples of the flow.
-        data: energies and log-weights of samples of the target.
+        data: energies, log-densities under the flow and log-weights of samples of the target.
         history: of the training.
         relative: whether the base is a data set.
     """
@@ -205,7 +205,8 @@ def make_report(
         None if relative else getattr(target, "log_z", None),
         relative,
         effective_sample_size(log_w).item(),
-        value.value - log_w[good].mean().item() if good.any() else math.inf,
+        # q where energies are finite is q over the share of samples there
+        value.value - good.double().mean().log().item() - log_w[good].mean().item() if good.any() else math.inf,
         Estimate(mean, (p.square() @ (u - mean).square()).sqrt().item()),
         int((~good).sum()),
         history=history,
@@ -213,9 +214,10 @@ def make_report(
     if hasattr(target, "nearest_mode"):
         report.modes = mode_weights(target.nearest_mode(x), len(target.modes), log_w)
     if data is not None:
-        report.data_energy, data_log_w = data
-        data_log_q = -report.data_energy - data_log_w - target.log_unit_volume
+        report.data_energy, data_log_q, data_log_w = data
         report.data_ess = effective_sample_size(data_log_w.double(), of="target").item()
-        report.nll = Estimate(-data_log_q.mean().item(), (data_log_q.std() / len(data_log_q) ** 0.5).item())
+        n, data_log_q = len(data_log_q), data_log_q.double()
+        error = (data_log_q.std() / n**0.5).item() if n > 1 else math.inf
+        report.nll = Estimate(-data_log_q.mean().item(), error)
         report.energy_overlap = histogram_overlap(energy, report.data_energy, log_w)
     return report

@@ -135,7 +135,7 @@ class OpenMMTarget(Target):
         return self.__dict__ | {"_pool": None}
 
     def extra_repr(self) -> str:
-        return f"{self.event_shape[0]} atoms, {self.temperature:g} K, {self.platform}, workers={self.workers}"
+        return f"{self.event_shape[0]} atoms, {self.temperature:g} K, {self.platform}"  # workers change nothing
 
 
 class _Potential(Function):

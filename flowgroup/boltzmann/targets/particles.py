@@ -112,4 +112,5 @@ class LennardJones(Particles):
         return pairs + 0.5 * self.oscillator * (x - x.mean(-2, keepdim=True)).square().sum((-2, -1))
 
     def extra_repr(self) -> str:
-        return f"{self.event_shape[0]}, {self.convention!r}, oscillator={self.oscillator:g}"
+        options = f"oscillator={self.oscillator:g}, epsilon={self.epsilon:g}, r_min={self.r_min:g}"
+        return f"{self.event_shape[0]}, {self.convention!r}, {options}"
