@@ -38,6 +38,7 @@ from flowgroup.boltzmann.samplers import (
 from flowgroup.boltzmann.targets import (
     DW4,
     DoubleWell,
+    InCoordinates,
     LennardJones,
     ManyWell,
     MethaneInField,
@@ -59,6 +60,7 @@ __all__ = [
     "Chain",
     "DoubleWell",
     "Estimate",
+    "InCoordinates",
     "Langevin",
     "LennardJones",
     "ManyWell",

@@ -1,6 +1,7 @@
 """Energies of systems whose equilibrium is to be sampled, in units of kT."""
 
 from flowgroup.boltzmann.targets.base import Target
+from flowgroup.boltzmann.targets.in_coordinates import InCoordinates
 from flowgroup.boltzmann.targets.many_well import DoubleWell, ManyWell
 from flowgroup.boltzmann.targets.openmm import OpenMMTarget
 from flowgroup.boltzmann.targets.particles import DW4, LennardJones
@@ -10,6 +11,7 @@ from flowgroup.boltzmann.targets.water import RigidWater, bodies_to_sites, ice_x
 __all__ = [
     "DW4",
     "DoubleWell",
+    "InCoordinates",
     "LennardJones",
     "ManyWell",
     "MethaneInField",
