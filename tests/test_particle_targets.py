@@ -184,6 +184,16 @@ def test_density_in_a_frame_does_not_change_with_rotations(d, dtype):
         assert (flow.log_prob(x * torch.tensor([1, -1], dtype=dtype)) - flow.log_prob(x)).abs().max() > 0.1
 
 
+def test_frames_along_the_axes_come_back():
+    # where an angle is at its end, the score of which would be infinite
+    t = flows.InFrame(flows.Elementwise(flows.Affine(), features=3), 3, 3).double()
+    for axis in torch.tensor([[0.0, 0, 1], [0, 0, -1], [-1, 0, 0]], dtype=torch.float64):
+        x = MeanFree(3, 3).projx(torch.stack([0 * axis, 1.5 * axis, axis.new_tensor([1.0, 0.2, 0.3])]))
+        y, logdet = t(x)
+        back, back_logdet = t.inverse(y)
+        assert y.isfinite().all() and (back - x).abs().max() < 2e-7 and (logdet + back_logdet).abs() < 1e-6
+
+
 def test_orientations_in_a_frame_are_uniform():
     flow = flows.Flow(flows.InFrame(flows.LULinear(6), 4, 3), flows.DiagonalNormal(9))
     bond = flow.sample((20_000,)).diff(dim=-2)[:, 1]  # of the second and third particle

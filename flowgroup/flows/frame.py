@@ -75,7 +75,8 @@ class InFrame(Transform):
         if s is not None:
             parts += [local[..., :1], s.log().unsqueeze(-1)]
         c = torch.cat([*parts, (rest @ frame.mT).flatten(-2)], -1)
-        score = torch.special.ndtri(torch.stack(uniform, -1).clamp(_MARGIN, 1 - _MARGIN))
+        edge = torch.finfo(x.dtype).eps  # of angles at ±π, where the score would be infinite
+        score = torch.special.ndtri(torch.stack(uniform, -1).clamp(edge, 1 - edge))
         y, logdet = self.transform(c)
         return torch.cat([score, y], -1), logdet - self._log_volume(c, score)
 
@@ -107,10 +108,6 @@ class InFrame(Transform):
 
     def extra_repr(self) -> str:
         return f"{self.n}, {self.d}"
-
-
-_MARGIN = 1e-7
-"""Of angles at ±π, where the score would be infinite."""
 
 
 def _plane(phi: Tensor) -> Tensor:
