@@ -172,12 +172,14 @@ def cooling(x: Tensor, layers: int = 4, hidden_features: int = 256) -> flows.Cry
 
 
 def rigid_cooling(x: Tensor, layers: int = 4) -> flows.Sequential:
-    """Another one: the contraction, and for the rest a `RigidBodyFlow`, of which every round has four couplings."""
+    """Another one: a linear map, and for the rest a `RigidBodyFlow`, of which every round has four couplings."""
     sites, box = boltzmann.ice_xi((2, 1, 1))
     axes = principal_axes(x)
-    contraction = flows.Sequential(axes, axes.scaled(COLD / HOT).inv)
-    rest = flows.RigidBodyFlow(len(sites), box.tolist(), transforms=max(1, layers // 4), sites=sites)
-    return flows.Sequential(flows.CrystalTransform(contraction, sites, box.tolist()), rest.transform)
+    linear = flows.Sequential(axes, flows.LULinear(6 * len(sites) - 3), axes.scaled(COLD / HOT).inv)
+    rest = flows.RigidBodyFlow(
+        len(sites), box.tolist(), transforms=max(1, layers // 4), sites=sites, spread=(0.02, 0.1)
+    )
+    return flows.Sequential(flows.CrystalTransform(linear, sites, box.tolist()), rest.transform)
 
 
 # ------------------------------------------------------------------------------------------------------------- figures

@@ -6,7 +6,7 @@ import pytest
 import registry
 import torch
 
-from flowgroup import bijections, flows
+from flowgroup import bijections, boltzmann, flows
 from flowgroup.groups import UnitQuaternions, rotation_vector_to_quaternion
 from flowgroup.manifolds import RigidBodies
 from flowgroup.nn import BodyAttention
@@ -159,6 +159,61 @@ def test_free_bodies_have_the_density_of_their_samples():
     torch.testing.assert_close(
         flows.FreeBodies(2, BOX).log_prob(x), torch.full((1000,), -2 * math.log(math.prod(BOX) * 2 * math.pi**2))
     )
+
+
+class Dipoles(boltzmann.Target):
+    """Bodies whose dipoles feel a field along z that turns over along x, and that repel each other near in x and y."""
+
+    def __init__(self, bodies, field, repulsion):
+        super().__init__()
+        space = RigidBodies(bodies, BOX)
+        self.event_shape, self.support = torch.Size(space.event_shape), space.constraint
+        self.log_unit_volume = math.log(space.volume)  # Z is an average over all configurations
+        self.field, self.repulsion = field, repulsion
+        self.pairs = torch.triu_indices(bodies, bodies, 1)
+
+    def _energy(self, x):
+        angle = 2 * math.pi * x[..., :3] / x.new_tensor(BOX)
+        up = UnitQuaternions().act(x[..., 3:], x.new_tensor([0.0, 0.0, 1.0]))[..., 2]
+        return self.repulsion * self.near(angle[..., 0], angle[..., 1]) - self.field * (angle[..., 0].cos() * up).sum(
+            -1
+        )
+
+    def near(self, x, y):
+        i, j = self.pairs
+        return ((1 + (x[..., i] - x[..., j]).cos()) * (1 + (y[..., i] - y[..., j]).cos()) / 4).sum(-1)
+
+    def log_z_by_quadrature(self, points=16):
+        """Rotations by their closed form sinh(h)/h, the angles of x and of y, but for the first y, on a grid."""
+        n = self.event_shape[0]
+        grid = torch.meshgrid(*[torch.arange(points).double() * (2 * math.pi / points)] * (2 * n - 1), indexing="ij")
+        x, y = torch.stack(grid[:n], -1), torch.stack((torch.zeros_like(grid[0]), *grid[n:]), -1)
+        h = self.field * x.cos()
+        h = torch.where(h.abs() < 1e-6, 1e-6, h)
+        log_weight = (h.sinh() / h).log().sum(-1) - self.repulsion * self.near(x, y)
+        return (log_weight.flatten().logsumexp(0) - math.log(log_weight.numel())).item()
+
+
+def test_dipoles_have_the_free_energy_of_uniform_samples():
+    target = Dipoles(2, 2.0, 4.0)
+    w = (-target.energy(RigidBodies(2, BOX).random_uniform(100_000, 2, 7))).exp()
+    assert abs(w.mean() - math.exp(target.log_z_by_quadrature())) < 4 * w.std() / len(w) ** 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("exchangeable", "ess"), [(True, 0.25), (False, 0.4)])
+def test_a_fluid_of_three_dipoles_learned_from_energies(exchangeable, ess):
+    target = Dipoles(3, 2.0, 4.0)
+    exact = target.log_z_by_quadrature()
+    assert exact == pytest.approx(target.log_z_by_quadrature(12), abs=1e-6)
+    torch.manual_seed(0)
+    flow = flows.RigidBodyFlow(3, BOX, transforms=2, exchangeable=exchangeable, width=32, blocks=1)
+    generator = boltzmann.BoltzmannGenerator(flow, target)
+    generator.fit(steps=200, batch_size=256, progress=False)
+    report = generator.report(samples=10_000)
+    assert abs(report.log_z.value - exact) < 4 * report.log_z.error
+    # of uniform samples it is 0.05, and at most 0.36 with the right density of each body but independent ones
+    assert report.ess > ess
 
 
 def crystal(transform=None, box=BOX):

@@ -318,6 +318,9 @@ def RigidBodyFlow(  # noqa: N802  (named like the classes of the parts it is mad
     also sees the other's. Exchangeable bodies, and a single one, move all together in one coordinate after the other,
     then their rotations given positions, then their rotations about an axis given its direction.
 
+    From a base of independent bodies exchangeable ones hardly learn to keep apart. Where they repel each other strongly
+    let the flow know them apart, which leaves weights right, or start from samples at another temperature.
+
     Of a crystal only displacements from `sites` matter, so the density is that of the crystal moved as a whole; the map
     starts as the identity. With a base of samples at another temperature, or after a map that shrinks all motions
     alike, it has little to learn: see `CrystalTransform`.
