@@ -178,6 +178,8 @@ def test_a_path_a_pickle_and_a_copy_are_the_same_target(dipeptide, target, tmp_p
         ({"platform": "OpenCL"}, ValueError, r"platform must be one of \('CPU', 'Reference'\), got 'OpenCL'"),
         ({"workers": 0}, ValueError, "workers must be a positive integer, got 0"),
         ({"system": 3}, TypeError, "system must be an openmm.System, got int"),
+        ({"system": __file__}, ValueError, r"XML file of one, .*test_openmm.py is not"),
+        ({"temperature": 300 * openmm.unit.kelvin}, TypeError, "temperature must be a number, in kelvin, got Quantity"),
     ],
 )
 def test_wrong_arguments(dipeptide, arguments, error, message):

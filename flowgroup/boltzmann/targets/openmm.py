@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 import queue
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,7 @@ class OpenMMTarget(Target):
     Args:
         system: an `openmm.System`, or the path of one as XML (`openmm.XmlSerializer`). It is copied. A periodic system
             has its default box.
-        temperature: T in kelvin.
+        temperature: T in kelvin, a number; `value_in_unit(unit.kelvin)` makes one of a quantity of OpenMM's.
         platform: "CPU" or "Reference".
         workers: threads; by default as many as there are cores for this process.
 
@@ -78,7 +79,7 @@ class OpenMMTarget(Target):
         super().__init__()
         mm = import_openmm()
         if isinstance(system, str | os.PathLike):
-            system = mm.XmlSerializer.deserialize(Path(system).read_text())
+            system = _read(Path(system))
         if not isinstance(system, mm.System):
             raise TypeError(f"system must be an openmm.System, got {type(system).__name__}")
         check_conditions(temperature, platform)
@@ -241,6 +242,14 @@ def import_openmm():
     return openmm
 
 
+def _read(path: Path) -> openmm.System:
+    mm = import_openmm()
+    try:
+        return mm.XmlSerializer.deserialize(path.read_text())
+    except (ValueError, mm.OpenMMException) as error:
+        raise ValueError(f"system must be an openmm.System or the XML file of one, {path} is not: {error}") from error
+
+
 def cores() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -259,6 +268,8 @@ def make_context(
 
 def check_conditions(temperature: float, platform: str) -> None:
     """Raise unless there are such a temperature and platform."""
+    if not isinstance(temperature, numbers.Real):
+        raise TypeError(f"temperature must be a number, in kelvin, got {type(temperature).__name__}")
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature must be positive and finite, in kelvin, got {temperature}")
     if platform not in PLATFORMS:
