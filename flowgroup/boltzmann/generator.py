@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from flowgroup._checks import check_event_shape, positive_integer
+from flowgroup._checks import check_constraint, check_event_shape, check_finite, positive_integer
 from flowgroup.boltzmann.objectives import Objective, SampleBase, describe, reverse_kl
 from flowgroup.boltzmann.report import Report, make_report, title
 from flowgroup.boltzmann.targets import Target
 from flowgroup.flows import Flow
+from flowgroup.manifolds.constraints import Circle, OnManifold, joins
 from flowgroup.training import History, minimise
 from flowgroup.training.loop import awaits_data
 from flowgroup.training.randomness import seeded
@@ -31,7 +33,7 @@ class BoltzmannGenerator:
         history: of the last `fit`, None before.
 
     Raises:
-        TypeError, ValueError: what is no flow or target; events that do not fit.
+        TypeError, ValueError: what is no flow or target; events or spaces that do not fit.
 
     Source: Boltzmann Generators: Sampling equilibrium states of many-body systems with deep learning, 2019,
         arXiv 1812.01729.
@@ -48,13 +50,17 @@ class BoltzmannGenerator:
 
     def __init__(self, flow: Flow, target: Target):
         if not isinstance(flow, Flow):
-            raise TypeError(f"flow must be a flowgroup.flows.Flow, got {type(flow).__name__}")
+            hint = "; it is compiled in training by fit(compile=True)" if hasattr(flow, "_orig_mod") else ""
+            raise TypeError(f"flow must be a flowgroup.flows.Flow, got {type(flow).__name__}{hint}")
         if not isinstance(target, Target):
             raise TypeError(f"target must be a flowgroup.boltzmann.Target, got {type(target).__name__}")
         if tuple(flow.event_shape) != tuple(target.event_shape):
             raise ValueError(
                 f"flow has events of shape {tuple(flow.event_shape)}, but target of {tuple(target.event_shape)}"
             )
+        domain, support = flow.transform.domain, target.support
+        if isinstance(support, Circle | OnManifold) and not joins(domain, support):
+            raise ValueError(f"flow must live where target does, on {support!r}, but it lives on {domain!r}")
         if flow.context_features:
             raise ValueError(f"flow must have no context, got one of size {flow.context_features}")
         self.flow, self.target = flow, target
@@ -95,6 +101,8 @@ class BoltzmannGenerator:
         positive_integer("batch_size", batch_size)
         if not callable(objective):
             raise TypeError(f"objective must be callable, as reverse_kl is, got {type(objective).__name__}")
+        if isinstance(objective, type):
+            raise TypeError(f"objective must be made first, as in objective={objective.__name__}(…), got the class")
         data = None if data is None else self._rows(data)
         self.history = minimise(
             self.flow,
@@ -109,6 +117,9 @@ class BoltzmannGenerator:
                 "rows": None if data is None else len(data),
             },
         )
+        told = self.history.metrics
+        if told.get("nonfinite", [0])[-1] == told["energies"][-1] > 0:
+            warnings.warn("all energies of the last epoch were NaN or infinite: nothing was learned", stacklevel=2)
         return self.history
 
     def sample(self, shape: Sequence[int] = ()) -> Tensor:
@@ -126,25 +137,43 @@ class BoltzmannGenerator:
 
     @torch.no_grad()
     def report(
-        self, samples: int = 10_000, *, data: Tensor | None = None, batch_size: int = 1000, seed: int = 0
+        self,
+        samples: int = 10_000,
+        *,
+        data: Tensor | None = None,
+        rows: Tensor | None = None,
+        batch_size: int = 1000,
+        seed: int = 0,
     ) -> Report:
         """How good the generator is: log Z, effective sample size, energies and mode weights of fresh samples.
 
         Of a flow with a `SampleBase` each row is used at most once, so that error bars are right; samples beyond the
-        rows are left out.
+        rows are left out. From rows it was trained on ΔF comes out too low, by more than the error says where they are
+        few: keep some for the report.
 
         Args:
             samples: how many to draw.
             data: equilibrium samples (rows, *event) of the target, for what only they can tell.
+            rows: samples (rows, *event) of the base's target to take in place of those in a `SampleBase`.
             batch_size: samples at a time.
             seed: of the draws.
+
+        Raises:
+            TypeError, ValueError: wrong arguments; rows for a flow without a `SampleBase`.
         """
         positive_integer("samples", samples)
         positive_integer("batch_size", batch_size)
         data = None if data is None else self._rows(data)
+        base = self.flow.base
+        relative = isinstance(base, SampleBase)
+        if rows is not None:
+            if not relative:
+                raise ValueError("rows are for a flow with a SampleBase; this one draws its own samples")
+            check_event_shape("rows", rows, tuple(base.event_shape))
+            base = SampleBase(base.target, rows.to(base.x))
         self.flow.eval()
         with seeded(_tensor_of(self.flow).device, seed):
-            drawn = [(x, log_q, self.target._energy(x)) for x, log_q in self._draws(samples, batch_size)]
+            drawn = [(x, log_q, self.target._energy(x)) for x, log_q in self._draws(base, samples, batch_size)]
         x, log_q, energy = (torch.cat(parts) for parts in zip(*drawn))
         log_w = _log_weights(energy, log_q, self.target)
         told = None
@@ -152,18 +181,24 @@ class BoltzmannGenerator:
             parts = [(self.target.energy(rows), self.flow.log_prob(rows)) for rows in data.split(batch_size)]
             data_energy, data_log_q = (torch.cat(values) for values in zip(*parts))
             told = data_energy, data_log_q, _log_weights(data_energy, data_log_q, self.target)
-        return make_report(self.target, x, energy, log_w, told, self.history, isinstance(self.flow.base, SampleBase))
+        report = make_report(self.target, x, energy, log_w, told, self.history, relative)
+        report.seen = relative and rows is None and self.history is not None
+        return report
 
     def _rows(self, data: Tensor) -> Tensor:
         """Data (rows, *event), where the flow is and in its dtype."""
         check_event_shape("data", data, tuple(self.target.event_shape))
         if data.dim() != len(self.target.event_shape) + 1 or len(data) == 0:
             raise ValueError(f"data must be rows (n, *event), n > 0, got shape {tuple(data.shape)}")
-        like = _tensor_of(self.flow)
-        return data.to(like.device, like.dtype)
+        like, domain = _tensor_of(self.flow), self.flow.transform.domain
+        data = data.to(like.device, like.dtype)
+        if self.flow.validate_args:
+            check_finite("data", data)
+            if isinstance(domain, OnManifold):
+                check_constraint("data", data, domain)
+        return data
 
-    def _draws(self, samples: int, batch_size: int):
-        base = self.flow.base
+    def _draws(self, base: nn.Module, samples: int, batch_size: int):
         if isinstance(base, SampleBase):
             for rows in torch.randperm(len(base.x), device=base.x.device)[:samples].split(batch_size):
                 x, logdet = self.flow.transform.inverse(base.x[rows])

@@ -33,6 +33,7 @@ class Report:
         data_energy, energy_overlap: energies of the data, and the overlap of their histogram with the reweighted one.
         nll: mean of −log q over the data; of a flow with a `SampleBase` less log Z₀.
         history: of the training.
+        seen: whether log Z comes from rows of a `SampleBase` that the flow was trained on, which make it too high.
     """
 
     target: str
@@ -52,6 +53,7 @@ class Report:
     energy_overlap: float | None = None
     nll: Estimate | None = None
     history: History | None = None
+    seen: bool = False
 
     @property
     def covered(self) -> int | None:
@@ -67,7 +69,7 @@ class Report:
         name = "log Z₁/Z₀ = −ΔF" if self.relative else "log Z"
         exact = "" if self.exact_log_z is None else f" (exact {self.exact_log_z:.4f})"
         lines = [
-            ("samples", f"{n}"),
+            ("samples", f"{n}, those of training" if self.seen else f"{n}"),
             (name, f"{self.log_z}{exact}"),
             ("effective sample size", f"{100 * self.ess:.2f} %"),
             ("KL(q‖p), nats", f"{self.kl:.4f}"),
@@ -76,7 +78,8 @@ class Report:
         ]
         if self.modes is not None:
             p, error = self.modes
-            worst = ((p - 1 / len(p)).abs() / error.clamp(min=1e-300)).max().item()
+            off = (p - 1 / len(p)).abs()
+            worst = torch.where(off > 0, off / error, 0).max().item()
             lines.append((f"modes within 3σ of 1/{len(p)}", f"{self.covered} of {len(p)} (largest {worst:.1f}σ)"))
         if self.data_ess is not None:
             lines += [
@@ -134,23 +137,28 @@ class Report:
 
     def _draw_weights(self, ax) -> None:
         log_w = self.log_w[self.log_w.isfinite()].double().cpu() - self.log_z.value
-        ax.hist(log_w.numpy(), bins=60, log=True)
+        if len(log_w):
+            ax.hist(log_w.numpy(), bins=60, log=True)
         ax.axvline(0.0, color="black", linewidth=0.8)
         ax.set(title="log-weights", xlabel="log w − log Z", ylabel="samples")
 
     def _draw_energies(self, ax) -> None:
         good = self.log_w.isfinite()
+        ax.set(title="energies", xlabel="u (kT)", ylabel="density")
+        if not good.any() and self.data_energy is None:
+            return
         u, w = self.energy[good].double().cpu(), self.log_w[good].double().cpu().softmax(0)
         data = None if self.data_energy is None else self.data_energy.double().cpu()
         likely = u if data is None else data
         # up to where nearly all of the target is; a few samples on top of each other would hide the rest
         low, high = likely.min().item(), likely.quantile(0.995).item()
-        bins = torch.linspace(low, high + 0.1 * max(high - low, 1e-6), 61).numpy()
-        ax.hist(u.numpy(), bins, density=True, alpha=0.5, label="flow")
-        ax.hist(u.numpy(), bins, weights=w.numpy(), density=True, histtype="step", color="C1", label="reweighted")
+        high += 0.1 * max(high - low, 1e-6)
+        bins = torch.linspace(low, high, 61, dtype=torch.float64).numpy()
+        if ((u >= low) & (u <= high)).any():
+            ax.hist(u.numpy(), bins, density=True, alpha=0.5, label="flow")
+            ax.hist(u.numpy(), bins, weights=w.numpy(), density=True, histtype="step", color="C1", label="reweighted")
         if data is not None:
             ax.hist(data.numpy(), bins, density=True, histtype="step", color="black", label="data")
-        ax.set(title="energies", xlabel="u (kT)", ylabel="density")
         ax.legend(fontsize="small")
 
     def _draw_modes(self, ax) -> None:
