@@ -162,3 +162,32 @@ def test_lennard_jones(example, tmp_path, capsys):
     assert f"log Z = {found['log Z']:.3f} ±" in capsys.readouterr().out
     picture = matplotlib.image.imread(path)
     assert picture.shape[0] > 300 and picture.shape[1] > 800 and picture.std() > 0.1
+
+
+@pytest.mark.parametrize("example", ["flexible_water"], indirect=True)
+def test_flexible_water(example, tmp_path, capsys):
+    path = tmp_path / "new" / "picture.png"
+    found = example.main(["--quick", "--output", str(path)])
+    report, reference = found["report"], found["reference"]
+    # −71.51 by 800,000 samples; a rotation counted twice would be 3 log 2 = 2.1 off
+    assert abs(reference.value + 71.51) < 0.3 and reference.error < 0.1
+    assert abs(report.log_z.value + 71.51) < 0.6 and report.nonfinite == 0
+    assert "log Z | -73.19" in capsys.readouterr().out
+    for estimate in (found["flow"], found["Monte Carlo"]):
+        assert estimate[3].value == pytest.approx(101.35, abs=0.2)  # pm
+    picture = matplotlib.image.imread(path)
+    assert picture.shape[0] > 300 and picture.shape[1] > 800 and picture.std() > 0.1
+
+
+@pytest.mark.parametrize("example", ["flexible_water"], indirect=True)
+def test_flexible_water_energies(example):
+    """Bonds of r₀ + 1 pm, angles of θ₀ + 0.1; a pair far apart that feels its dipoles; the charges of SPC."""
+    target = example.WaterInCages(torch.tensor([[0.0, 0.0, -5.0], [0.0, 0.0, 5.0]], dtype=torch.float64), 0.03, 300.0)
+    kT = 0.00831446261815324 * 300
+    r, half = 0.1012 + 1e-3, (np.deg2rad(113.24) + 0.1) / 2
+    still = torch.tensor([[0, 0, 0], [r * np.sin(half), 0, r * np.cos(half)], [-r * np.sin(half), 0, r * np.cos(half)]])
+    x = (target.cages.unsqueeze(1) + still + torch.tensor([0.03, 0.0, 0.0])).flatten(0, 1)
+    alone = 2 * (443153.3808 * 1e-6 + 0.5 * 317.5656 * 0.01) / kT + 2 * 0.5
+    assert target.alone(x).item() == pytest.approx(alone, rel=1e-6)
+    dipole = 2 * 0.41 * r * np.cos(half)
+    assert target.together(x).item() == pytest.approx(-2 * 138.935457644382 * dipole**2 / 10**3 / kT, rel=1e-3)
