@@ -157,6 +157,30 @@ def test_log_z_of_atoms_by_quadrature():
     assert abs(report.log_z.value - target.log_z) < 4 * report.log_z.error < 0.15
 
 
+def test_chains_along_poses_and_internal_coordinates():
+    """Their atoms are those of the target: the mean cosine of the angle and the mean bond by quadrature."""
+    torch.manual_seed(0)
+    t = flows.FlexibleMolecules(2, WATER)
+    target = boltzmann.InCoordinates(Springs(), t)
+    start = t.space.origin(400, *t.out_shape)
+    kernel = boltzmann.HMC(leapfrog=4, step_size=0.1)
+    chain = boltzmann.mcmc(target, start, kernel, steps=40, warmup=40, progress=False)
+    x = t.inverse(chain.x)[0].unflatten(-2, (2, 3))
+    assert t.space.contains(chain.x).all()
+    bonds = x[..., 1:, :] - x[..., :1, :]
+    r = bonds.norm(dim=-1)
+    cosine = bonds.prod(-2).sum(-1) / r.prod(-1)
+    for values, ends, u, power in (
+        (r, (0.0, 3.0), lambda r: 0.5 * ((r - 1) / 0.15) ** 2, 2),
+        (cosine, (-1.0, 1.0), lambda c: 0.5 * ((c + 0.3) / 0.2) ** 2, 0),
+    ):
+        s = torch.linspace(*ends, 2001, dtype=torch.float64)
+        p = s**power * (-u(s)).exp()
+        expected = torch.trapezoid(s * p, s) / torch.trapezoid(p, s)
+        means = values.flatten(2).mean((0, 2))  # of independent chains
+        assert (means.mean() - expected).abs() < 4 * means.std() / 20 < 0.02
+
+
 def test_float32_is_right():
     t = flows.FlexibleMolecules(3, CHAIN)
     x = 0.15 * torch.arange(15.0, dtype=torch.float64)[:, None] + 0.1 * torch.randn(200, 15, 3, dtype=torch.float64)
