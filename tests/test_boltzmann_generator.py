@@ -144,13 +144,42 @@ def test_bad_energies_are_counted_and_leave_no_trace_in_the_gradient():
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
-def test_a_batch_of_bad_energies_only_has_loss_zero():
+def test_weight_spread_is_two_divergences():
+    # q = N(0, 1): KL(q‖p) + ½·log ∫p²/q, and so free of log Z
+    m, s = 0.5, 0.8
+    a = 1 / s**2 - 0.5
+    kl = 2 * (math.log(s) + (1 + m**2) / (2 * s**2) - 0.5)
+    second = 2 * ((m / s**2) ** 2 / a - (m / s) ** 2 - math.log(s**2 * math.sqrt(2 * a)))
+    for unit in (0.0, 0.3):
+        loss, metrics = boltzmann.weight_spread(affine(), Normal(m, s, unit=unit), 400_000)
+        assert loss.item() == pytest.approx(kl + second / 2, abs=0.01)
+        assert metrics["ESS"].item() == pytest.approx(math.exp(-second), rel=0.01)
+    loss, _ = boltzmann.weight_spread(affine(), Normal(), 100)
+    assert abs(loss.item()) < 1e-12
+    # half of the samples have no energy: the loss and its gradient are those of the others
+    flow = affine()
+    torch.manual_seed(1)
+    loss, metrics = boltzmann.weight_spread(flow, Broken(), 1000)
+    found = gradients(loss, flow)
+    torch.manual_seed(1)
+    x, log_q = flow.rsample_and_log_prob((1000,))
+    good = (x <= 1).all(-1) & (x >= -1).any(-1)
+    log_w = (-log_q - Normal()._energy(x))[good]
+    expected = 0.5 * log_w.exp().square().mean().log() - log_w.mean()
+    torch.testing.assert_close(loss, expected)
+    for one, other in zip(found, gradients(expected, flow)):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    assert metrics["nonfinite"] == (~good).sum() > 100
+
+
+@pytest.mark.parametrize("objective", [reverse_kl, boltzmann.weight_spread])
+def test_a_batch_of_bad_energies_only_has_loss_zero(objective):
     class Nowhere(Normal):
         def _energy(self, x):
             return super()._energy(x) * torch.nan
 
     flow = affine()
-    loss, metrics = reverse_kl(flow, Nowhere(), 10)
+    loss, metrics = objective(flow, Nowhere(), 10)
     assert loss == 0 and metrics["nonfinite"] == 10 and metrics["ESS"] == 0
     assert all((g == 0).all() for g in gradients(loss, flow))
 

@@ -90,9 +90,10 @@ class _AxisMap(Bijection):
 class AxisMoebius(_AxisMap):
     """y = exp(φ/2·n)·x on unit quaternions, φ = Σₖ ρₖ 2 arg(1 − z̄ₖ): a mixture of Möbius maps of the angle about n.
 
-    zₖ is the complex number that mₖ = uₖ/√(1+|uₖ|²), a vector of the body, turned by x, shows in the plane across the
-    axis: every component carries mₖ away from the x axis of the frame, or towards it in the inverse, and the more the
-    longer mₖ is. So the map is analytic also where mₖ lies along the axis and has no angle, and odd, f(−x) = −f(x).
+    zₖ is the complex number that mₖ = wₖ/√(1+|wₖ|²), wₖ = (1+|uₖ|²)uₖ, a vector of the body, turned by x, shows in the
+    plane across the axis: every component carries mₖ away from the x axis of the frame, or towards it in the inverse,
+    and the more the longer mₖ is. So the map is analytic also where mₖ lies along the axis and has no angle, and odd,
+    f(−x) = −f(x). Densities between narrow modes go like |wₖ|⁻²; the cube lets u stay small where they are very low.
     params = (p, u₁, …, u_K, logits of ρ); n and the origin of its angles are the z axis and x axis of the rotation p.
 
     `forward` is a formula, `inverse` is found by bisection to the last bit and has exact gradients.
@@ -106,9 +107,9 @@ class AxisMoebius(_AxisMap):
     Example:
         >>> f = AxisMoebius(components=1)
         >>> x, params = torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0])
-        >>> y, logdet = f.forward(x, params)  # φ = 2 arg(1 + i/√2)
+        >>> y, logdet = f.forward(x, params)  # φ = 2 arg(1 + 2i/√5)
         >>> y, logdet
-        (tensor([0.8165, 0.0000, 0.0000, 0.5774]), tensor(-1.0986))
+        (tensor([0.7454, 0.0000, 0.0000, 0.6667]), tensor(-2.1972))
     """
 
     def __init__(self, components: int, side: str = "space"):
@@ -127,17 +128,21 @@ class AxisMoebius(_AxisMap):
     def _angle(self, R: Tensor, own: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         K = self.components
         u, logits = own[..., : 3 * K].unflatten(-1, (K, 3)), own[..., 3 * K :]
-        x, y, z = (u @ R.mT).unbind(-1)
+        w = u * (1 + u.square().sum(-1, keepdim=True))
+        x, y, z = (w @ R.mT).unbind(-1)
+        across = 1 + z.square()
         if inverse:
-            # the mixture takes centres w = z̄ of the disk as w/√(1−|w|²), and counts angles from where x is
-            centres = torch.stack((x, -y), -1) * (1 + z.square()).rsqrt().unsqueeze(-1)
+            # the mixture takes centres c = z̄ of the disk as c/√(1−|c|²), and counts angles from where x is
+            centres = torch.stack((x, -y), -1) * across.rsqrt().unsqueeze(-1)
             params = torch.cat((centres.flatten(-2), logits.expand(*x.shape[:-1], K)), -1)
             return self._mixture.inverse(params.new_zeros(params.shape[:-1]), params)
-        shrink = (1 + u.square().sum(-1)).rsqrt()
+        # 1 − z̄ₖ = (real + i·y)/√(1+|w|²), real = √(1+|w|²) − x without cancellation
+        squared = across + y.square()
+        far = (squared + x.square()).sqrt() + x.abs()
+        real = torch.where(x > 0, squared / far, far)
+        turn = 2 * torch.atan2(y, real)
+        slope = across / (real.square() + y.square())  # (1−|z|²)/|1−z|²
         weight = logits.softmax(-1)
-        real, imaginary = 1 - shrink * x, shrink * y  # of 1 − z̄ₖ
-        turn = 2 * torch.atan2(imaginary, real)
-        slope = shrink.square() * (1 + z.square()) / (real.square() + imaginary.square())  # (1−|z|²)/|1−z|²
         return (weight * turn).sum(-1), (weight * slope).sum(-1).log()
 
 

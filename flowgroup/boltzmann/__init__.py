@@ -22,6 +22,7 @@ from flowgroup.boltzmann.objectives import (
     maximum_likelihood,
     reverse_kl,
     safe_energy,
+    weight_spread,
 )
 from flowgroup.boltzmann.report import Report
 from flowgroup.boltzmann.samplers import (
@@ -95,4 +96,5 @@ __all__ = [
     "reverse_kl",
     "safe_energy",
     "sites_to_bodies",
+    "weight_spread",
 ]

@@ -7,6 +7,7 @@ from flowgroup.boltzmann.objectives.kullback_leibler import maximum_likelihood, 
 from flowgroup.boltzmann.objectives.mixture import Mixture
 from flowgroup.boltzmann.objectives.objective import Objective, describe
 from flowgroup.boltzmann.objectives.sample_base import SampleBase
+from flowgroup.boltzmann.objectives.weight_spread import weight_spread
 
 __all__ = [
     "FAB",
@@ -18,4 +19,5 @@ __all__ = [
     "maximum_likelihood",
     "reverse_kl",
     "safe_energy",
+    "weight_spread",
 ]
