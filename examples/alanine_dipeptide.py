@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Tensor | boltzmann.Rep
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=16_000, help="of molecular dynamics, 0.2 ps apart")
     parser.add_argument("--epochs", type=int, default=3, help="of maximum likelihood on them")
-    parser.add_argument("--steps", type=int, default=800, help="with energies")
+    parser.add_argument("--steps", type=int, default=3000, help="with energies")
     parser.add_argument("--samples", type=int, default=100_000, help="to reweight")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", type=Path, help="file to resume the training with energies from")
