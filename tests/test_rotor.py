@@ -132,6 +132,20 @@ def test_example(example, tmp_path, capsys):
     assert list(example.check(report).values())[:2] == [False, False]
 
 
+def test_example_turns_strong_fields_on_by_and_by(example):
+    for beta, betas in ((14.0, None), (20.0, 1 - 0.85 * (1 - np.array([0, 0.25, 0.5, 0.75, 1, 1, 1, 1])).mean())):
+        generator, report = example.train(beta, 8, seed=0)
+        told = generator.history.metrics.get("β")
+        assert told is None if betas is None else told == [pytest.approx(betas)]
+        assert report.exact_log_z == generator.target.log_z and generator.target.beta == beta
+
+
+@pytest.mark.slow
+def test_a_strong_field_is_learned_as_well(example):
+    report = example.train(20.0, 2000, seed=0)[1]
+    assert abs(report.log_z.value - 10.162526) < 0.01 and report.ess > 0.85 and report.covered == 12
+
+
 @pytest.mark.slow
 def test_the_first_page_reaches_its_goal():
     from flowgroup import boltzmann, flows
