@@ -29,8 +29,10 @@ def test_energies_are_one_number_for_each_configuration(energy, got):
     with pytest.raises(ValueError, match="_energy of Own must give a tensor of the batch shape " + got):
         target.energy(torch.randn(8, 2))
     generator = boltzmann.BoltzmannGenerator(flows.NSF(2, transforms=1, hidden_features=(8,)), target)
-    with pytest.raises(ValueError, match="batch shape " + got):
+    with pytest.raises(ValueError, match="_energy of Own .* batch shape " + got):
         generator.fit(steps=1, batch_size=8, progress=False)
+    with pytest.raises(ValueError, match="_energy of Own"):
+        generator.report(8)
 
 
 def test_a_target_without_an_energy_says_what_to_define():

@@ -173,7 +173,7 @@ class BoltzmannGenerator:
             base = SampleBase(base.target, rows.to(base.x))
         self.flow.eval()
         with seeded(_tensor_of(self.flow).device, seed):
-            drawn = [(x, log_q, self.target._energy(x)) for x, log_q in self._draws(base, samples, batch_size)]
+            drawn = [(x, log_q, self.target._one_for_each(x)) for x, log_q in self._draws(base, samples, batch_size)]
         x, log_q, energy = (torch.cat(parts) for parts in zip(*drawn))
         log_w = _log_weights(energy, log_q, self.target)
         told = None
@@ -257,4 +257,4 @@ class _Counted(Target):
 
     def _energy(self, x: Tensor) -> Tensor:
         self.count += x.shape[: x.dim() - len(self.event_shape)].numel()
-        return self.target._energy(x)
+        return self.target._one_for_each(x)

@@ -17,10 +17,11 @@ class Target(nn.Module):
 
     Attributes:
         event_shape: shape of one configuration.
-        support: where configurations live, as a constraint.
+        support: where configurations live, as a constraint: `manifolds.Sphere(3).constraint` for a rotation,
+            `manifolds.RigidBodies(n, box).constraint` for rigid bodies. Markov chains stay there.
         temperature: T in kelvin, None where energies have no unit.
-        log_unit_volume: log of the volume that counts as one in Z. Of each rotation it is the logarithm of 2π², the
-            volume of unit quaternions, so that rotations have the invariant probability measure.
+        log_unit_volume: log of the volume that counts as one in Z. For each rotation it has a term log 2π², the volume
+            of unit quaternions, so that rotations have the invariant probability measure.
 
     What else a target may know of itself is shown in reports where it is there: `log_z`, the exact log Z; `modes`
     (modes, …), all of one weight, and `nearest_mode(x)`, the index (*batch,) of the one that x belongs to. Its options,
@@ -46,6 +47,10 @@ class Target(nn.Module):
         check_event_shape("x", x, tuple(self.event_shape))
         if self.validate_args and isinstance(self.support, OnManifold):
             check_constraint("x", x, self.support)
+        return self._one_for_each(x)
+
+    def _one_for_each(self, x: Tensor) -> Tensor:
+        """What `_energy` gives, once it has the right shape."""
         energy, batch = self._energy(x), x.shape[: x.dim() - len(self.event_shape)]
         if not isinstance(energy, Tensor) or energy.shape != batch:
             got = tuple(energy.shape) if isinstance(energy, Tensor) else type(energy).__name__
