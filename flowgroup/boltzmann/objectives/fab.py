@@ -76,14 +76,15 @@ class FAB:
     def _replay(self, buffer: ReplayBuffer, flow: Flow, target: Target, n: int) -> Loss:
         if buffer.size < n * self.updates:
             raise ValueError(f"buffer must hold {self.updates} batches of {n}, got {buffer.size}")
-        buffer.to(next(flow.parameters()).device)
-        nonfinite = torch.zeros((), dtype=torch.int64)
+        device = next(flow.parameters()).device
+        buffer.to(device)
+        nonfinite = torch.zeros((), dtype=torch.int64, device=device)
         runs = 0 if self.calls % self.updates else 1 if len(buffer) else self.updates
         for _ in range(runs):
             x, log_w, bad = self._annealed(flow, target, n)
             with torch.no_grad():
                 buffer.add(x, log_w, flow(x))
-            nonfinite = nonfinite + bad.cpu()
+            nonfinite = nonfinite + bad
         self.calls += 1
 
         rows = buffer.draw(n)
