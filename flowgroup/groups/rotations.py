@@ -105,7 +105,7 @@ def quaternion_to_rotation_vector(q: Tensor) -> Tensor:
     """v = 2·atan2(|u|, w)·u/|u| for q = (w, u), or for −q where w < 0.
 
     Args:
-        q: quaternions (..., 4), of any length but zero.
+        q: unit quaternions (..., 4), or multiples whose squares neither vanish nor overflow.
 
     Returns:
         Rotation vectors (..., 3), axis times an angle in [0, π].
