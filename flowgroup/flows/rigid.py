@@ -192,24 +192,26 @@ class RigidCoupling(Transform):
 
     def _features(self, positions: Tensor, q: Tensor) -> Tensor:
         """What the network sees of the bodies (..., N, features), but for the directions of axes."""
-        positions = positions[..., self._seen]
+        positions = _columns(positions, self._seen)
         stays = self._stays.to(q.dtype)
+        still = _columns(stays, self._seen).unsqueeze(-1)
         if self.manifold.box is None:
             where = positions.unsqueeze(-1)
         elif self.sites is None:
             k = torch.arange(1, HARMONICS + 1, dtype=positions.dtype, device=positions.device)
             where = periodic(positions.unsqueeze(-1) * k)
         else:  # about d and d²/2, in units of the spread
-            unit = self._unit(positions)[self._seen].unsqueeze(-1) / self.spread[0]
+            unit = _columns(self._unit(positions), self._seen).unsqueeze(-1) / self.spread[0]
             half = (positions / 2).unsqueeze(-1)
             where = torch.cat((2 * half.sin() * half.cos() * unit, 2 * (half.sin() * unit).square()), -1)
-        seen = [(where * stays[:, self._seen].unsqueeze(-1)).flatten(-2)]
+        seen = [(where * still).flatten(-2)]
         if self.sites is None:
             turned = quaternion_to_matrix(q).flatten(-2)
         else:  # about the vector of the turn and products of its entries
             v = q[..., 1:] * (2 / self.spread[1])
-            i, j = torch.triu_indices(3, 3).unbind()
-            turned = torch.cat((q[..., :1] * v, v[..., i] * v[..., j]), -1)
+            a, b, c = v.unbind(-1)
+            products = torch.stack((a * a, a * b, a * c, b * b, b * c, c * c), -1)
+            turned = torch.cat((q[..., :1] * v, products), -1)
         if self.moved not in ("rotations", "turns") or self._count < self.in_shape[0]:
             seen.append(turned * stays[:, 3:])
         if self._count < self.in_shape[0]:
@@ -254,7 +256,7 @@ class RigidCoupling(Transform):
         if self._axes:
             columns = list(part.unbind(-1))
             params = params.unflatten(-1, (len(self._axes), -1))
-            moved, logdet = f(part[..., self._axes], params)
+            moved, logdet = f(_columns(part, self._axes), params)
             for axis, column in zip(self._axes, moved.unbind(-1)):
                 columns[axis] = column
             part = torch.stack(columns, -1)
@@ -282,6 +284,11 @@ class RigidCoupling(Transform):
     def extra_repr(self) -> str:
         which = sorted(self._order[self.in_shape[0] - self._count :].tolist())
         return f"{self.manifold}, {self.moved} of {which} by {self.bijection}, context={self.context_features}"
+
+
+def _columns(x: Tensor, which: list[int]) -> Tensor:
+    """Some entries of the last dimension, without an index tensor."""
+    return torch.stack([x[..., i] for i in which], -1) if which else x[..., :0]
 
 
 def _default_bijection(moved: str, box: Sequence[float] | None, sites: Tensor | None, bins: int = 8) -> Bijection:
