@@ -7,6 +7,7 @@ import registry
 import torch
 
 from flowgroup import bijections, distributions, flows
+from flowgroup.manifolds import Product, Sphere, Torus
 
 WITH_CONTEXT = [e for e in registry.TRANSFORMS + registry.RECIPES if e.context]
 WITHOUT_CONTEXT = [e for e in registry.TRANSFORMS + registry.RECIPES if not e.context]
@@ -172,6 +173,25 @@ def test_what_enters_a_transform_used_backwards_is_called_x_and_how_far_off_it_i
     message = r"^x must lie in the manifold Sphere\(3\), but 1 of 4 .* the first, at index \(2,\), is 0.5 away"
     with Unchanged(flow), pytest.raises(ValueError, match=message):
         flow.log_prob(x)
+
+
+def test_poses_outside_the_box_are_no_fault_but_long_quaternions_are():
+    flow = flows.RigidBodyFlow(2, box=(1.0, 1.0, 1.0), transforms=1, width=8)
+    x = flow.sample((3,))
+    x[..., :3] += 5.0
+    flow.log_prob(x)
+    x[1, 0, 3:] *= 1.01
+    with pytest.raises(ValueError, match=r"1 of 3 .*, at index \(1,\), has a quaternion whose length is off 1 by 0.01"):
+        flow.log_prob(x)
+    manifold = Product(Torus(1), Sphere(2))
+    assert manifold.why_not(torch.tensor([9.0, 0.0, 1.0, 0.0])) is None
+    assert "is 0.5 away" in manifold.why_not(torch.tensor([9.0, 0.0, 1.5, 0.0]))
+
+
+@pytest.mark.parametrize("box", [1.0, torch.eye(3), (1.0, 1.0), ("a", 1.0, 1.0), (1.0, 0.0, 1.0)])
+def test_boxes_that_are_none(box):
+    with pytest.raises(ValueError, match="box must be three positive edges in nm, got"):
+        flows.FreeBodies(2, box=box)
 
 
 def test_angles_that_are_no_numbers():

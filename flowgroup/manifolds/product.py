@@ -88,6 +88,10 @@ class ProductManifold(Manifold):
         """Whether every factor contains its part."""
         return torch.stack(self._each("contains", x)).all(0)
 
+    def _fault(self, x: Tensor) -> str:
+        parts = zip(self.factors, self.split(x))
+        return next(factor._fault(part) for factor, part in parts if not factor.contains(part))
+
     def projx(self, x: Tensor) -> Tensor:
         return self._joined("projx", x)
 

@@ -51,6 +51,12 @@ class RigidBodies(Manifold):
         """Whether all entries are finite and all quaternions of length one; any image of a position will do."""
         return self._sphere.contains(x[..., 3:]).all(-1) & x.isfinite().flatten(-2).all(-1)
 
+    def _fault(self, x: Tensor) -> str:
+        if not x.isfinite().all():
+            return "holds NaN or infinite values"
+        off = (torch.linalg.vector_norm(x[..., 3:], dim=-1) - 1).abs().max().item()
+        return f"has a quaternion whose length is off 1 by {off:.3g}"
+
     def projx(self, x: Tensor) -> Tensor:
         positions, q = _split(x)
         return _join(self.wrap(positions), self._sphere.projx(q))
@@ -142,7 +148,10 @@ class RigidBodies(Manifold):
 
 def checked_box(box: Sequence[float]) -> tuple[float, float, float]:
     """Three edges as numbers, unless they are not that or not positive."""
-    edges = tuple(float(edge) for edge in box)
+    try:
+        edges = tuple(float(edge) for edge in box)
+    except (TypeError, ValueError):  # one number, or a matrix
+        edges = ()
     if len(edges) != 3 or not all(math.isfinite(edge) and edge > 0 for edge in edges):
         raise ValueError(f"box must be three positive edges in nm, got {box!r}")
     return edges
