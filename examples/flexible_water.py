@@ -28,8 +28,7 @@ from flowgroup.groups import quaternion_to_matrix
 from flowgroup.manifolds import RigidBodies
 
 BONDS = ((0, 1), (0, 2))  # of oxygen to the hydrogens
-REACH = 0.25  # nm, from an oxygen to the hydrogen of a neighbour that it is bonded to
-NAMES = ("energy between molecules, kT", "square of the polarisation", "hydrogen bonds", "length of an O–H bond, pm")
+NAMES = ("energy between molecules, kT", "square of the polarisation", "length of an O–H bond, pm")
 
 
 class WaterInCages(boltzmann.Target):
@@ -154,18 +153,10 @@ def polarisation(x: Tensor) -> Tensor:
     return F.normalize(first + second - 2 * o, dim=-1)[..., 2].mean(-1)
 
 
-def hydrogen_bonds(x: Tensor) -> Tensor:
-    """How many hydrogens (…) are within reach of the oxygen of the next molecule in the row, either way."""
-    atoms = x.unflatten(-2, (-1, 3))
-    a, b = atoms[..., :-1, :, :], atoms[..., 1:, :, :]
-    distances = torch.stack([p[..., :1, :] - q[..., 1:, :] for p, q in ((a, b), (b, a))], -3).norm(dim=-1)
-    return (distances < REACH).sum((-3, -2, -1))
-
-
 def observables(target: WaterInCages, x: Tensor) -> Tensor:
-    """What `NAMES` says, of configurations (…, 3N, 3): (…, 4)."""
+    """What `NAMES` says, of configurations (…, 3N, 3): (…, 3)."""
     lengths = target.parts(x)[1].mean((-2, -1))
-    return torch.stack((target.together(x), polarisation(x).square(), hydrogen_bonds(x), 1000 * lengths), -1)
+    return torch.stack((target.together(x), polarisation(x).square(), 1000 * lengths), -1)
 
 
 def weighted(values: Tensor, log_w: Tensor) -> list[boltzmann.Estimate]:
@@ -195,19 +186,21 @@ def picture(path: Path, samples: dict[str, tuple[Tensor, Tensor, Tensor]]) -> No
 def main(arguments: Sequence[str] | None = None) -> dict[str, boltzmann.Estimate | boltzmann.Report]:
     """Run it all; the report of the flow, log Z by both ways."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--molecules", type=int, default=3, help="in the row (default 3)")
+    parser.add_argument("--molecules", type=int, default=4, help="in the row (default 4)")
     parser.add_argument("--temperature", type=float, default=300.0, help="in kelvin (default 300)")
     parser.add_argument("--spacing", type=float, default=0.46, help="of the cages in nm (default 0.46)")
     parser.add_argument("--steps", type=int, default=500, help="of training (default 500)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
     parser.add_argument("--output", type=Path, default=Path("output/flexible_water.png"), help="the picture")
-    parser.add_argument("--quick", action="store_true", help="less of everything")
+    parser.add_argument("--quick", action="store_true", help="two molecules, and less of everything")
     options = parser.parse_args(arguments)
     quick = options.quick
+    if quick:
+        options.molecules, options.steps = 2, 60
 
     torch.manual_seed(options.seed)
     row = (torch.arange(options.molecules) - (options.molecules - 1) / 2) * options.spacing
-    target = WaterInCages(F.pad(row[:, None], (2, 0)), width=0.03, temperature=options.temperature)
+    target = WaterInCages(F.pad(row[:, None], (2, 0)), width=0.02, temperature=options.temperature)
 
     print("Plain Monte Carlo: molecules that do not feel each other, weighted by what they would")
     draws = [independent(target, 20_000) for _ in range(2 if quick else 40)]
@@ -221,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, boltzmann.Estimate
     print("\nFlow: reverse KL with path gradients")
     generator = boltzmann.BoltzmannGenerator(water_flow(target, transforms=1 if quick else 2), target)
     generator.fit(
-        steps=40 if quick else options.steps,
+        steps=options.steps,
         batch_size=256,
         objective=partial(boltzmann.reverse_kl, path_gradient=True, cap=1e4),
         lr=3e-3,
