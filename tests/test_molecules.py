@@ -113,6 +113,21 @@ def test_both_quaternions_are_one_molecule(box):
     torch.testing.assert_close(flow.log_prob(x), log_prob)
 
 
+def test_torsions_then_numbers_then_poses():
+    t = flows.FlexibleMolecules(2, CHAIN, box=(1.0, 1.2, 0.9))
+    torsions, numbers = flows.NCSF(4, transforms=1), flows.NSF(14, context=8, transforms=1)
+    rigid = flows.RigidBodyFlow(2, (1.0, 1.2, 0.9), context=22, transforms=1, width=16)
+    parts = flows.ChainRule(torsions.transform, numbers.transform, rigid.transform)
+    base = flows.Product(torsions.base, numbers.base, rigid.base)
+    flow = shaken(flows.Flow(flows.Sequential(t, parts), base)).double()
+    flow(flow.sample((64,)))  # ActNorm starts from its first batch
+    x, log_prob = flow.rsample_and_log_prob((20,))
+    a, b, poses = t.space.split(t(x)[0])
+    seen = torch.stack((a.cos(), a.sin()), -1).flatten(-2)
+    joint = torsions.log_prob(a) + numbers.log_prob(b, seen) + rigid.log_prob(poses, torch.cat((b, seen), -1))
+    torch.testing.assert_close(log_prob, joint + t(x)[1])
+
+
 def test_images_of_molecules_are_one():
     box = (1.0, 1.2, 0.9)
     flow = water_flow(box=box).double()
