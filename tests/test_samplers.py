@@ -264,6 +264,20 @@ def test_warmup_reaches_the_acceptance():
         assert abs(chain.acceptance.mean() - 0.8) < 0.05
 
 
+def test_steps_do_not_grow_without_end():
+    class Free(Bodies):
+        def _energy(self, x):
+            return torch.zeros_like(x[..., 0, 0])
+
+    start = torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]).expand(100, 1, 7)
+    kernel = RigidMoves(0.1, 0.1, box=(1.0, 1.0, 1.0))
+    chain = mcmc(Free(1), start, kernel, steps=50, warmup=1000, **QUIET)
+    # with steps as wide as they are taken, positions would be multiples of some part of the box
+    positions = chain.x[..., :3].flatten()
+    assert chain.step_size <= 1000 and len(positions.unique()) > 0.95 * len(positions)
+    assert scipy.stats.kstest(positions[::3], "uniform").pvalue > 1e-3
+
+
 def test_far_away_chains_get_going():
     target = DW4()
     chain = mcmc(target, 3 * target.manifold.random(100, 4, 2), HMC(10), steps=50, warmup=200, **QUIET)

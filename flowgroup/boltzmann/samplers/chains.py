@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from flowgroup.boltzmann.samplers.kernels import Kernel, Potential, State
 from flowgroup.boltzmann.targets import Target
 from flowgroup.training.progress import progress_bar
 from flowgroup.training.randomness import seeded
+
+LARGEST = 1e3
+"""What warm-up may make of a step size, over what it was: steps of many boxes leave no digits for where they end."""
 
 
 @dataclass(repr=False)
@@ -58,7 +62,9 @@ def mcmc(
     """Markov chains with the stationary density e^{−βu(x)}/Z(β), all side by side in one batch.
 
     During warm-up every chain brings its own step size to where its acceptance is the kernel's `target_acceptance`, so
-    that also chains from far away get going. Then all take the median of these, it stays, and samples are kept.
+    that also chains from far away get going. Then all take the median of these, it stays, and samples are kept. It is
+    at most a thousand times the kernel's: where all moves are as good, as those of a free body in a box, it would grow
+    without end.
 
     Args:
         target: u.
@@ -175,6 +181,7 @@ def _run(
             state, bad = move.state, bad + move.bad.sum()
             if i < warmup and kernel.target_acceptance is not None:
                 log_size = log_size + (move.acceptance - kernel.target_acceptance) / (1 + i) ** 0.5
+                log_size = log_size.clamp(max=math.log(LARGEST * kernel.step_size))
                 if i >= warmup // 2:
                     settled = settled + log_size
                 if i + 1 == warmup:
