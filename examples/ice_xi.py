@@ -1,9 +1,9 @@
 """The free energy between ice at 250 K and at 100 K, by a flow that cools crystals.
 
-    python examples/ice_xi.py                                   # three minutes
+    python examples/ice_xi.py                                   # a minute
     python examples/ice_xi.py --quick                           # some seconds, to see that everything works
     python examples/ice_xi.py --steps 2500 --chains 1000        # the figures of the documentation
-    python examples/ice_xi.py --map rigid                       # by the ready-made flow of rigid bodies
+    python examples/ice_xi.py --map rigid --lr 2e-3             # by the ready-made flow of rigid bodies
 
 The crystal is ice XI, 16 rigid molecules of TIP4P-Ew water in a periodic box. Hamiltonian Monte Carlo samples it at
 250 K, starting from the lattice, and a flow maps those samples to 100 K, trained by nothing but energies there (learned
