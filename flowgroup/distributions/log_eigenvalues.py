@@ -182,9 +182,12 @@ def _slope(x: Tensor) -> Tensor:
     return (x / x.tanh() - 1) / (2 * x.square())
 
 
-@torch.compiler.assume_constant_result
 def _chebyshev(n: int) -> tuple[float, ...]:
     return _coefficients(n)
+
+
+# what torch.compiler.assume_constant_result does, which would import the compiler along with us: 1.5 s
+_chebyshev._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
