@@ -226,6 +226,29 @@ def test_large_batches_and_batch_shapes():
     assert gradient(target.energy, x[:0]).shape == (0, 30, 9, 7)
 
 
+def test_threads_share_the_boxes():
+    x, box = dilute(9, (7,))
+    target, threads = RigidWater(9, box, temperature=300.0), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = gradient(target.energy, x)
+        torch.set_num_threads(3)
+        torch.testing.assert_close(gradient(target.energy, x), alone, rtol=1e-10, atol=1e-10)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_position_that_is_nan_is_told_in_its_box_alone():
+    x, box = dilute(9, (3,))
+    target = RigidWater(9, box, temperature=300.0)
+    spoiled = x.clone()
+    spoiled[1, 4, 0] = torch.nan
+    energy = target.energy(spoiled)
+    assert energy.isnan().tolist() == [False, True, False]
+    torch.testing.assert_close(energy[[0, 2]], target.energy(x)[[0, 2]], rtol=1e-12, atol=1e-12)
+    assert gradient(target.energy, spoiled)[[0, 2]].isfinite().all()
+
+
 def test_vmap_and_compile():
     x, box = dilute(4, (3,))
     target = RigidWater(4, box, temperature=300.0)

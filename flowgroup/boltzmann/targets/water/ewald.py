@@ -10,9 +10,8 @@ import torch
 from numpy.polynomial import Chebyshev, Legendre, Polynomial
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor, nn
-from torch.linalg import vecdot
 
-from flowgroup.boltzmann.targets.water.pairs import displacements, gather_gradient, shift_weights
+from flowgroup.boltzmann.targets.water.pairs import sum_over_pairs
 
 COULOMB = 138.935457644382  # 1/4πε₀ in kJ/mol·nm/e²
 
@@ -42,14 +41,14 @@ class Ewald(nn.Module):
     Example:
         >>> dipole = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.01]]
         >>> ewald = Ewald((1.0, -1.0), dipole, (1.0, 1.0, 1.0), cutoff=0.5, accuracy=1e-6)
-        >>> s = torch.tensor(dipole, dtype=torch.float64).mT[:, None, :, None]
+        >>> s = torch.tensor(dipole, dtype=torch.float64).mT[:, :, None, None]
         >>> ewald.far(s)[0].round(decimals=4)  # −2πKμ²/3V with μ = 0.01 e nm
         tensor([-0.0291], dtype=torch.float64)
     """
 
     def __init__(self, charges: Sequence[float], frame: Sequence, box: Sequence[float], cutoff: float, accuracy: float):
         super().__init__()
-        q, edges = np.asarray(charges, dtype=float), np.asarray(box, dtype=float)
+        q, sites, edges = (np.asarray(numbers, dtype=float) for numbers in (charges, frame, box))
         bandwidth = math.log(COULOMB * float(np.max(q * q)) / (cutoff * accuracy))
         psi = prolate(bandwidth)
         chi = psi.integ(lbnd=0)
@@ -59,76 +58,77 @@ class Ewald(nn.Module):
 
         # in powers of u = 2(r/r_c)² − 1, where they are well conditioned
         powers = chebyshev_fit(lambda u: smooth(np.sqrt((u + 1) / 2)), 0.1 * math.exp(-bandwidth))
-        self.cutoff = cutoff
+        self.cutoff, self.edges = cutoff, edges.tolist()
+        self.register_buffer("charges", torch.as_tensor(q))
         self.register_buffer("smooth", torch.as_tensor(powers))
         self.register_buffer("slope", torch.as_tensor(powers[1:] * np.arange(1, len(powers)) * 2 / cutoff**2))
 
         # cos and sin along each edge: over the eight ±k, |S(k)|² adds up to eight times Σ (Σⱼ qⱼ·wave·wave·wave)²
         self.orders = [int(bandwidth / cutoff * edge / (2 * math.pi)) for edge in edges]
-        x, y, z = np.ix_(*(np.concatenate([np.arange(n + 1), np.arange(1, n + 1)]) for n in self.orders))
-        k = 2 * math.pi * np.sqrt((x / edges[0]) ** 2 + (y / edges[1]) ** 2 + (z / edges[2]) ** 2)
-        k[0, 0, 0] = math.inf
-        multiplicity = 2.0 ** (np.sign(x) + np.sign(y) + np.sign(z))
-        density = transform(psi, np.where(np.isfinite(k), k, 0) * cutoff)
-        weight = 2 * math.pi * COULOMB / edges.prod() * multiplicity * density / k**2
+        x, y, z = (np.arange(-order, order + 1) for order in self.orders)
+        y, z = (axis.flatten() for axis in np.meshgrid(y, z, indexing="ij"))
+        in_ball = (y / edges[1]) ** 2 + (z / edges[2]) ** 2 <= (bandwidth / cutoff / (2 * math.pi)) ** 2
+        y, z = y[in_ball], z[in_ball]
+        self.widths = (np.bincount(y - y.min()) // 2).tolist()  # z from −width to width for each y
+        k = 2 * math.pi * np.sqrt((x / edges[0]) ** 2 + ((y / edges[1]) ** 2 + (z / edges[2]) ** 2)[:, None])
+        multiplicity = 2.0 ** (np.minimum(abs(x), 1) + (np.minimum(abs(y), 1) + np.minimum(abs(z), 1))[:, None])
+        density = transform(psi, k * cutoff) / np.where(k > 0, k, math.inf) ** 2
+        weight = 2 * math.pi * COULOMB / edges.prod() * multiplicity * density
+        where = {wave: i for i, wave in enumerate(zip(y, z))}
+        mirrored = [[where[-a, b] for a, b in where], [where[a, -b] for a, b in where]]
 
-        sites = np.asarray(frame, dtype=float)
         t = np.linalg.norm(sites[:, None] - sites, axis=-1) / cutoff
         self.itself = -COULOMB / 2 * float(q @ smooth(t) @ q)
-        self.register_buffer("charges", torch.as_tensor(q))
-        self.register_buffer("box", torch.as_tensor(edges))
-        self.register_buffer("weight", torch.as_tensor(weight.reshape(len(weight), -1)))
+        self.register_buffer("weight", torch.as_tensor(weight))
+        self.register_buffer("numbers", torch.as_tensor(np.stack([y, z])))
+        self.register_buffer("mirrored", torch.as_tensor(mirrored))
 
     def near(self, s: Tensor, gradient: bool = False) -> tuple[Tensor, Tensor | None]:
-        """The sum over pairs (B,) in kJ/mol for charges at s (3, N, S, B) in units of the box's edges, and ∂/∂s."""
-        n, q, box = s.shape[1], self.charges.to(s), self.box.to(s)
-        weights = (COULOMB * shift_weights(n, s).view(-1, 1, 1, 1) * torch.outer(q, q)).expand(-1, n, -1, -1)
-        d, r2 = displacements(s, box)
-        energy = weights.flatten() @ self._pair(r2).flatten(0, 3)
-        if not gradient:
-            return energy, None
-        slope = self._pair_slope(r2) * weights.unsqueeze(-1)
-        return energy, gather_gradient(d * slope) * (2 * box * box).view(3, 1, 1, 1)
+        """The sum over pairs (B,) in kJ/mol for charges at s (3, S, N, B) in units of the box's edges, and ∂/∂s."""
+        q = self.charges.to(s)
+
+        def pair(r2: Tensor) -> tuple[Tensor, Tensor | None]:
+            r2 = r2.clamp(max=self.cutoff**2)
+            inverse, u = r2.rsqrt(), r2 * (2 / self.cutoff**2) - 1
+            inside = (1 - u).sign()
+            energy = (inverse - horner(self.smooth, u)) * inside
+            if not gradient:
+                return energy, None
+            return energy, torch.addcmul(horner(self.slope, u), inverse * inverse, inverse, value=0.5) * -inside
+
+        return sum_over_pairs(pair, s, COULOMB * torch.outer(q, q), self.edges, self.cutoff)
 
     def far(self, s: Tensor, gradient: bool = False) -> tuple[Tensor, Tensor | None]:
         """The sum over waves less what molecules do to themselves, as `near`."""
-        q = self.charges.to(s).repeat(s.shape[1]).unsqueeze(-1)
-        (x, y, z), (dx, dy, dz) = self._waves(s)
-        x, dx, plane = x * q, dx * q, _outer(y, z)
-        amplitude = x.mT @ plane
+        x, y, z = (_waves(part.mT, order) for part, order in zip((s - s.round()).flatten(1, 2), self.orders))
+        x = x * self.charges.to(s).repeat_interleave(s.shape[2])
+        middle = self.orders[2]
+        rows = zip(y.split(1, 1), self.widths)
+        plane = torch.cat([row * z[:, middle - width : middle + width + 1] for row, width in rows], 1)
+        amplitude = plane @ x.mT
         weighted = self.weight.to(s) * amplitude
-        energy = vecdot(weighted, amplitude).sum(-1) + s.shape[1] * self.itself
+        energy = (weighted * amplitude).sum((1, 2)) + s.shape[2] * self.itself
         if not gradient:
             return energy, None
-        by_x, by_plane = plane @ weighted.mT, x @ weighted
-        parts = [vecdot(by_x, dx), vecdot(by_plane, _outer(dy, z)), vecdot(by_plane, _outer(y, dz))]
-        return energy, 2 * torch.stack([part.mT for part in parts]).view(s.shape)
-
-    def _pair(self, r2: Tensor) -> Tensor:
-        """(1 − χ(r))/r, zero beyond the cutoff."""
-        value = r2.rsqrt() - horner(self.smooth, r2 * (2 / self.cutoff**2) - 1)
-        return torch.where(r2 < self.cutoff**2, value, 0)
-
-    def _pair_slope(self, r2: Tensor) -> Tensor:
-        """Its derivative with respect to r²."""
-        value = -0.5 * r2.rsqrt() / r2 - horner(self.slope, r2 * (2 / self.cutoff**2) - 1)
-        return torch.where(r2 < self.cutoff**2, value, 0)
-
-    def _waves(self, s: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """cos 2πns, n = 0, …, and sin 2πns, n = 1, …, along each edge (B, N·S, 2·order + 1), and their derivatives."""
-        waves, slopes = [], []
-        for part, order in zip((s - s.round()).flatten(1, 2), self.orders):
-            n = 2 * math.pi * torch.arange(order + 1, dtype=s.dtype, device=s.device)
-            angle = part.mT.unsqueeze(-1) * n
-            cos, sin = angle.cos(), angle.sin()
-            waves.append(torch.cat([cos, sin[..., 1:]], -1))
-            slopes.append(torch.cat([-n * sin, (n * cos)[..., 1:]], -1))
-        return waves, slopes
+        # waves of one order are each other's derivatives
+        slopes = [weighted.flip(2) * _numbers(self.orders[0], s)]
+        for numbers, mirrored in zip(self.numbers, self.mirrored):
+            slopes.append(weighted.index_select(1, mirrored) * numbers.to(s).unsqueeze(1))
+        by_site = (torch.cat(slopes, 2).mT @ plane).unflatten(1, (3, -1)) * x.unsqueeze(1)
+        return energy, 4 * math.pi * by_site.sum(2).permute(1, 2, 0).reshape(s.shape)
 
 
-def _outer(x: Tensor, y: Tensor) -> Tensor:
-    """(B, M, X) and (B, M, Y) to (B, M, X·Y)."""
-    return (x.unsqueeze(-1) * y.unsqueeze(-2)).flatten(-2)
+def _numbers(order: int, like: Tensor) -> Tensor:
+    return torch.arange(-order, order + 1, dtype=like.dtype, device=like.device)
+
+
+def _waves(s: Tensor, order: int) -> Tensor:
+    """cos 2πns of s (B, M) for n = 0, …, order, and before them sin 2π|n|s for n = −order, …, −1: (B, 2·order + 1, M).
+
+    The derivative of number n is −2πn times number −n.
+    """
+    n = _numbers(order, s).unsqueeze(-1)
+    return (2 * math.pi * n * s.unsqueeze(1) + 0.5 * math.pi * (n < 0).to(n)).cos()
 
 
 def horner(coefficients: Tensor, u: Tensor) -> Tensor:

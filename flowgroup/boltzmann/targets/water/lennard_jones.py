@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
 
-from flowgroup.boltzmann.targets.water.pairs import displacements, gather_gradient, shift_weights
+from flowgroup.boltzmann.targets.water.pairs import sum_over_pairs
 
 
 class SwitchedLennardJones:
@@ -24,25 +25,23 @@ class SwitchedLennardJones:
     Example:
         >>> import torch
         >>> lj = SwitchedLennardJones(sigma=0.3, epsilon=1.0, cutoff=0.9, switch=0.8)
-        >>> s = torch.zeros(3, 2, 1, 1)
-        >>> s[2, 1] = 0.3 * 2 ** (1 / 6) / 2  # the minimum, in units of a box of 2 nm
-        >>> lj(s, torch.full((3,), 2.0))[0]
+        >>> s = torch.zeros(3, 1, 2, 1)
+        >>> s[2, :, 1] = 0.3 * 2 ** (1 / 6) / 2  # the minimum, in units of a box of 2 nm
+        >>> lj(s, (2.0, 2.0, 2.0))[0]
         tensor([-1.])
     """
 
     def __init__(self, sigma: float, epsilon: float, cutoff: float, switch: float):
         self.sigma, self.epsilon, self.cutoff, self.switch = sigma, epsilon, cutoff, switch
 
-    def __call__(self, s: Tensor, box: Tensor, gradient: bool = False) -> tuple[Tensor, Tensor | None]:
-        """E (B,) in kJ/mol for positions s (3, N, 1, B) in units of the box's edges (3,) in nm, and ∂E/∂s."""
-        d, r2 = displacements(s, box)
-        pair, slope = self._pair(r2)
-        weights = shift_weights(s.shape[1], s)
-        energy = weights @ pair.sum((1, 2, 3))
-        if not gradient:
-            return energy, None
-        slope = slope * weights.view(-1, 1, 1, 1, 1)
-        return energy, gather_gradient(d * slope) * (2 * box * box).view(3, 1, 1, 1)
+    def __call__(self, s: Tensor, edges: Sequence[float], gradient: bool = False) -> tuple[Tensor, Tensor | None]:
+        """E (B,) in kJ/mol for positions s (3, 1, N, B) in units of the box's edges (3,) in nm, and ∂E/∂s."""
+
+        def pair(r2: Tensor) -> tuple[Tensor, Tensor | None]:
+            energy, slope = self._pair(r2)
+            return energy, slope if gradient else None
+
+        return sum_over_pairs(pair, s, s.new_ones(1, 1), edges, self.cutoff)
 
     def _pair(self, r2: Tensor) -> tuple[Tensor, Tensor]:
         """The energy of a pair and its derivative with respect to r²."""

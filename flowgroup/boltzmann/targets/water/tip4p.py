@@ -15,7 +15,9 @@ from flowgroup.boltzmann.targets.base import Target
 from flowgroup.boltzmann.targets.water.ewald import Ewald
 from flowgroup.boltzmann.targets.water.geometry import bodies_to_sites
 from flowgroup.boltzmann.targets.water.lennard_jones import SwitchedLennardJones
+from flowgroup.boltzmann.targets.water.pairs import CACHED
 from flowgroup.boltzmann.units import BOLTZMANN, LOG_ROTATIONS
+from flowgroup.linalg._parallel import parallel
 from flowgroup.manifolds import RigidBodies
 
 OH, HOH = 0.09572, math.radians(104.52)  # nm; of all models here
@@ -116,6 +118,7 @@ class RigidWater(Target):
         frame = [[0.0, 0.0, 0.0], [x, 0.0, z], [-x, 0.0, z], [0.0, 0.0, 2 * z * parameters.bisector]]
         self.register_buffer("frame", torch.tensor(frame, dtype=torch.float64))
         self.register_buffer("box", torch.as_tensor(edges))
+        self.edges = edges.tolist()
 
         q = parameters.charge
         self.ewald = Ewald((q, q, -2 * q), frame[1:], edges, half, accuracy)
@@ -156,9 +159,9 @@ class RigidWater(Target):
         return self.potential(x) / self.kT
 
     def _scaled(self, x: Tensor) -> Tensor:
-        """Sites (3, N, 4, B) in units of the box's edges, as `pairs` wants them."""
+        """Sites (3, 4, N, B) in units of the box's edges, as `pairs` wants them."""
         sites = self.sites(x) / self.box.to(x)
-        return sites.reshape(-1, *sites.shape[-3:]).permute(3, 1, 2, 0).contiguous()
+        return sites.reshape(-1, *sites.shape[-3:]).permute(3, 2, 1, 0).contiguous()
 
     def _terms(self, s: Tensor, gradient: bool = False) -> list[tuple[Tensor, Tensor | None]]:
         """Energies (B,) in kJ/mol of Lennard-Jones, near and far charges, and derivatives with respect to their sites.
@@ -166,13 +169,13 @@ class RigidWater(Target):
         A CPU takes as many boxes at a time as its cache holds (but enough for vectors), another device as many as keep
         it busy.
         """
-        box, numbers = self.box.to(s), 2**17 if s.device.type == "cpu" else 2**25
-        pairs, waves = max(1, self.molecules**2 // 2), 3 * self.molecules * self.ewald.weight.shape[1]
-        oxygens, charges = s[:, :, :1], s[:, :, 1:]
+        numbers = CACHED // s.element_size() if s.device.type == "cpu" else 2**25
+        pairs, waves = max(1, self.molecules**2 // 2), 3 * self.molecules * len(self.ewald.weight)
+        oxygens, charges = s[:, :1], s[:, 1:]
         return [
-            _in_slices(lambda part: self.lennard_jones(part, box, gradient), oxygens, max(16, numbers // pairs)),
-            _in_slices(lambda part: self.ewald.near(part, gradient), charges, max(16, numbers // (9 * pairs))),
-            _in_slices(lambda part: self.ewald.far(part, gradient), charges, max(1, numbers // waves)),
+            _in_slices(lambda part: self.lennard_jones(part, self.edges, gradient), oxygens, max(32, numbers // pairs)),
+            _in_slices(lambda part: self.ewald.near(part, gradient), charges, max(32, numbers // (9 * pairs))),
+            _in_slices(lambda part: self.ewald.far(part, gradient), charges, max(1, 2 * numbers // waves)),
         ]
 
 
@@ -189,7 +192,12 @@ class _Energy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, s: Tensor, target: RigidWater) -> tuple[Tensor, Tensor]:
-        energy, gradient = _energy_and_gradient(s, target)
+        def of_boxes(boxes: Tensor) -> tuple[Tensor, Tensor]:
+            energy, gradient = _energy_and_gradient(boxes.movedim(0, -1).contiguous(), target)
+            return energy, gradient.movedim(-1, 0)
+
+        energy, gradient = parallel(of_boxes, s.movedim(-1, 0), least=2)
+        gradient = gradient.movedim(0, -1)
         ctx.target = target
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(s, gradient)
@@ -211,4 +219,4 @@ class _Energy(torch.autograd.Function):
 
 def _energy_and_gradient(s: Tensor, target: RigidWater) -> tuple[Tensor, Tensor]:
     (lennard_jones, by_oxygens), (near, by_near), (far, by_far) = target._terms(s, gradient=True)
-    return lennard_jones + near + far, torch.cat([by_oxygens, by_near + by_far], 2)
+    return lennard_jones + near + far, torch.cat([by_oxygens, by_near + by_far], 1)
