@@ -235,3 +235,31 @@ def test_exchange_keeps_every_level_at_its_temperature():
         boltzmann.openmm_trajectory(harmonic(), start, 300.0, warmup=-1)
     with pytest.raises(ValueError, match="one start or of 3"):
         boltzmann.openmm_trajectory(harmonic(), start.expand(2, 2, 3), [300.0, 400.0, 500.0])
+
+
+def test_a_ladder_is_any_row_of_numbers():
+    start = torch.tensor([[0.0, 0.0, 0.0], [0.2, 0.0, 0.0]])
+    options = {"frames": 3, "stride": 2, "platform": "Reference", "progress": False}
+    ladders = ([300.0, 600.0], np.array([300.0, 600.0]), torch.tensor([300.0, 600.0]), range(300, 601, 300))
+    runs = [boltzmann.openmm_trajectory(harmonic(), start, ladder, **options) for ladder in ladders]
+    assert runs[0].x.shape == (3, 2, 2, 3) and all(torch.equal(run.x, runs[0].x) for run in runs)
+    assert boltzmann.openmm_trajectory(harmonic(), start, np.float32(300.0), **options).x.shape == (3, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"step": 1 * openmm.unit.femtosecond}, TypeError, "step must be a number, in femtoseconds, got Quantity"),
+        ({"step": 0.0}, ValueError, "step must be positive and finite, in femtoseconds"),
+        ({"friction": 1 / openmm.unit.picosecond}, TypeError, "friction must be a number, in 1/ps, got Quantity"),
+        ({"temperature": 300 * openmm.unit.kelvin}, TypeError, "temperature must be a number, in kelvin"),
+        ({"temperature": [300, 600] * openmm.unit.kelvin}, TypeError, "temperature must be a number, in kelvin"),
+        ({"temperature": [300 * openmm.unit.kelvin]}, TypeError, "temperature must be a number, in kelvin"),
+        ({"step": 1e4}, openmm.OpenMMException, "NaN or infinite: is the step of 10000 fs too long"),
+    ],
+)
+def test_dynamics_refuse_quantities_and_do_not_run_away_in_silence(arguments, error, message):
+    start = torch.tensor([[0.0, 0.0, 0.0], [0.2, 0.0, 0.0]])
+    options = {"temperature": 300.0, "frames": 20, "platform": "Reference", "progress": False} | arguments
+    with pytest.raises(error, match=message):
+        boltzmann.openmm_trajectory(harmonic(), start, **options)

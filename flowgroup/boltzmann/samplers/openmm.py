@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flowgroup._checks import check_event_shape, positive_integer
-from flowgroup.boltzmann.targets.openmm import check_conditions, cores, import_openmm, make_context
+from flowgroup.boltzmann.targets.openmm import check_conditions, check_positive, cores, import_openmm, make_context
 from flowgroup.boltzmann.units import BOLTZMANN
 from flowgroup.training.progress import progress_bar
 
@@ -36,7 +37,7 @@ class Trajectory(NamedTuple):
 def openmm_trajectory(
     system: openmm.System,
     positions: Tensor,
-    temperature: float | Sequence[float],
+    temperature: float | Iterable[float],
     *,
     frames: int = 1000,
     stride: int = 100,
@@ -62,7 +63,7 @@ def openmm_trajectory(
         stride: steps from one frame to the next.
         warmup: frames thrown away before.
         step: in femtoseconds; 1 without constraints.
-        friction: γ in 1/ps.
+        friction: γ > 0 in 1/ps.
         platform: "CPU" or "Reference"; see `OpenMMTarget`.
         seed: of all randomness.
         progress: whether to show a progress bar (tqdm).
@@ -73,7 +74,7 @@ def openmm_trajectory(
     Raises:
         ImportError: without OpenMM.
         TypeError, ValueError: arguments of the wrong kind.
-        openmm.OpenMMException: dynamics that explode.
+        openmm.OpenMMException: dynamics that explode: energies become NaN or infinite.
 
     Source: Unified Efficient Thermostat Scheme for the Canonical Ensemble with Holonomic or Isokinetic Constraints via
         Molecular Dynamics, 2019, Zhang and others (the integrator, LangevinMiddle); Parallel tempering: Theory,
@@ -93,11 +94,16 @@ def openmm_trajectory(
     mm = import_openmm()
     if not isinstance(system, mm.System):
         raise TypeError(f"system must be an openmm.System, got {type(system).__name__}")
-    levels = [float(t) for t in temperature] if isinstance(temperature, Sequence) else [float(temperature)]
+    values = temperature.tolist() if isinstance(temperature, Tensor | np.ndarray) else temperature
+    # a quantity of OpenMM's can be iterated over even where it is one number; the check refuses it
+    several = isinstance(values, Iterable) and not hasattr(values, "unit")
+    levels = list(values) if several else [values]
     if not levels:
         raise ValueError("temperature must be one number or several, got none")
     for t in levels:
         check_conditions(t, platform)
+    check_positive("step", step, "femtoseconds")
+    check_positive("friction", friction, "1/ps")
     for name, value in {"frames": frames, "stride": stride}.items():
         positive_integer(name, value)
     if not isinstance(warmup, int) or warmup < 0:
@@ -124,7 +130,10 @@ def openmm_trajectory(
         context.getIntegrator().step(stride)
         state = context.getState(getPositions=True, getVelocities=True, getEnergy=True)
         x, v = state.getPositions(asNumpy=True)._value, state.getVelocities(asNumpy=True)._value
-        return x, v, state.getPotentialEnergy()._value
+        u = state.getPotentialEnergy()._value
+        if not math.isfinite(u):
+            raise mm.OpenMMException(f"the energy became NaN or infinite: is the step of {step:g} fs too long?")
+        return x, v, u
 
     beta = 1 / (BOLTZMANN * np.array(levels))
     xs = np.empty((frames, *starts.shape), np.float32)
@@ -155,6 +164,6 @@ def openmm_trajectory(
     if bar is not None:
         bar.close()
     x, energy = torch.from_numpy(xs), torch.from_numpy(energies)
-    if not isinstance(temperature, Sequence):
+    if not several:
         x, energy = x[:, 0], energy[:, 0]
     return Trajectory(x, energy, torch.from_numpy(accepted / np.maximum(offered, 1)))

@@ -268,9 +268,14 @@ def make_context(
 
 def check_conditions(temperature: float, platform: str) -> None:
     """Raise unless there are such a temperature and platform."""
-    if not isinstance(temperature, numbers.Real):
-        raise TypeError(f"temperature must be a number, in kelvin, got {type(temperature).__name__}")
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature must be positive and finite, in kelvin, got {temperature}")
+    check_positive("temperature", temperature, "kelvin")
     if platform not in PLATFORMS:
         raise ValueError(f"platform must be one of {PLATFORMS}, got {platform!r}")
+
+
+def check_positive(name: str, value: float, unit: str) -> None:
+    """Raise unless a value is a positive number; a quantity of OpenMM's, which has a unit of its own, is none."""
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, in {unit}, got {type(value).__name__}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be positive and finite, in {unit}, got {value}")
