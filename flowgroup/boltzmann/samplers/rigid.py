@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flowgroup.boltzmann.samplers.kernels import Move, Potential, Scalars, State, metropolis
 from flowgroup.groups import UnitQuaternions
+from flowgroup.manifolds import RigidBodies
 
 ROTATIONS = UnitQuaternions()
 
@@ -26,7 +27,8 @@ class RigidMoves:
         translation: standard deviation of each coordinate's shift, in units of positions (nm).
         rotation: standard deviation of each component of the rotation vector, in radians.
         bodies: how many bodies move in one step, drawn anew for each chain; all of them where there are fewer.
-        box: edge lengths (3,) of a periodic box; positions are brought back into [0, edge).
+        box: edge lengths (3,) of a periodic box; positions are brought back into the box
+            around the origin, as on `manifolds.RigidBodies`.
         step_size: factor on both standard deviations.
         target_acceptance: what warm-up aims at.
 
@@ -63,8 +65,7 @@ class RigidMoves:
         q = torch.where(moved, ROTATIONS.projx(ROTATIONS.compose(ROTATIONS.exp(turn), q)), q)
         shifted = position + self.translation * t * torch.randn_like(position)
         if self.box is not None and x.shape[-1] == 7:
-            edges = torch.as_tensor(self.box, dtype=x.dtype, device=x.device)
-            shifted = shifted - edges * (shifted / edges).floor()
+            shifted = RigidBodies(1, self.box).wrap(shifted)
         new = potential.at(torch.cat([torch.where(moved, shifted, position), q], -1), gradient=False)
         return metropolis(potential, state, new, beta * (state.energy - new.energy))
 
