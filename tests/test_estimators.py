@@ -166,6 +166,10 @@ def test_mode_weights_and_their_errors():
     mode = torch.randint(3, (20_000,))
     found, error = mode_weights(mode, 3, p[mode].log() + 7.0)
     assert ((found - p).abs() < 4 * error).all() and (error > 0).all()
+    # one sample with all the weight tells nothing of the spread
+    for mode, log_w in ((torch.tensor([1]), None), (torch.tensor([1, 2]), torch.tensor([0.0, -torch.inf]))):
+        found, error = mode_weights(mode, 3, log_w)
+        assert found.tolist() == [0, 1, 0] and (error == torch.inf).all()
 
 
 def test_histogram_overlap_of_shifted_uniforms():
@@ -235,5 +239,42 @@ def test_estimates_print_two_digits_of_their_error():
 def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match="log_w must be a tensor of shape"):
         log_z(torch.zeros(3, 2))
-    with pytest.raises(ValueError, match="reverse_work"):
-        bar(torch.zeros(3), [1.0])
+
+
+@pytest.mark.parametrize("log_w", [torch.zeros(2), torch.zeros(5), torch.zeros(3, 1)], ids=lambda w: str(len(w)))
+def test_weights_are_one_for_each_sample(log_w):
+    x = torch.rand(3, 4, 3)
+    for estimate in (
+        lambda: radial_distribution(x, (1.0, 1.0, 1.0), log_w=log_w),
+        lambda: mode_weights(torch.zeros(3, dtype=torch.long), 1, log_w),
+        lambda: histogram_overlap(x[:, 0, 0], x[:, 0, 0], log_w_b=log_w),
+    ):
+        with pytest.raises(ValueError, match=r"^log_w\w* must be a tensor of shape \(3,\), got"):
+            estimate()
+
+
+@pytest.mark.parametrize(
+    "call, name",
+    [
+        (lambda: effective_sample_size([0.0, 1.0]), "log_w"),
+        (lambda: bootstrap(torch.mean, [0.0, 1.0]), "samples"),
+        (lambda: bar(torch.zeros(3), [1.0]), "reverse_work"),
+        (lambda: mbar([[0.0, 1.0], [1.0, 0.0]], (1, 1)), "energies"),
+        (lambda: mode_weights([0, 1], 2), "mode"),
+        (lambda: histogram_overlap(torch.zeros(3), [0.0]), "b"),
+        (lambda: radial_distribution([[[0.0, 0.0, 0.0]]], (1.0, 1.0, 1.0)), "x"),
+        (lambda: radial_distribution(torch.zeros(1, 2, 3), (1.0, 1.0, 1.0), [[[0.0, 0.0, 0.0]]]), "y"),
+    ],
+)
+def test_lists_are_no_tensors(call, name):
+    with pytest.raises(TypeError, match=f"^{name} must be a torch.Tensor, got list"):
+        call()
+
+
+def test_a_histogram_has_bins():
+    for estimate in (
+        lambda: radial_distribution(torch.rand(1, 2, 3), (1.0, 1.0, 1.0), bins=0),
+        lambda: histogram_overlap(torch.zeros(3), torch.zeros(3), bins=0),
+    ):
+        with pytest.raises(ValueError, match="bins must be a positive integer, got 0"):
+            estimate()

@@ -97,6 +97,7 @@ def test_a_run_without_one_finite_energy_warns_and_its_report_is_drawn():
 def test_reports_of_one_sample_and_of_energies_far_from_those_of_data():
     report = BoltzmannGenerator(rotation_flow(), boltzmann.TetrahedralRotor(2.0)).report(1)
     assert max(map(len, str(report).splitlines())) < 80
+    assert report.mean_energy.error == report.log_z.error == math.inf and (report.modes[1] == math.inf).all()
     report.plot()
     report = BoltzmannGenerator(small(), Normal(1e-4)).report(10, data=1e-4 * torch.randn(20, 2))
     report.plot()

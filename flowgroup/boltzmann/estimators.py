@@ -89,6 +89,8 @@ def bootstrap(statistic: Callable[..., Tensor], *samples: Tensor, resamples: int
         0.03
     """
     positive_integer("resamples", resamples)
+    for x in samples:
+        _check_tensor("samples", x)
     values = []
     with seeded(samples[0].device, seed):
         for _ in range(resamples):
@@ -202,6 +204,7 @@ def mbar(energies: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
         >>> bool((F[1] + math.log(2)).abs() < 4 * error[1])
         True
     """  # noqa: E501
+    _check_tensor("energies", energies)
     if energies.dim() != 2 or len(counts) != len(energies) or sum(counts) != energies.shape[1]:
         raise ValueError(
             f"counts must give the samples of each state, adding up to those of energies (states, n), "
@@ -215,6 +218,8 @@ def mbar(energies: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
 def mode_weights(mode: Tensor, modes: int, log_w: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """p_k = Σᵢ wᵢ[modeᵢ = k]/Σᵢ wᵢ, with standard errors √(Σᵢ wᵢ²([modeᵢ = k] − p_k)²)/Σᵢ wᵢ.
 
+    Errors are infinite where there is no telling: where one sample has all the weight.
+
     Args:
         mode: the mode each sample belongs to (n,), from 0.
         modes: how many there are.
@@ -227,11 +232,26 @@ def mode_weights(mode: Tensor, modes: int, log_w: Tensor | None = None) -> tuple
         >>> mode_weights(torch.tensor([0, 0, 0, 2]), modes=3)[0]
         tensor([0.7500, 0.0000, 0.2500])
     """
-    log_w = torch.zeros(len(mode), device=mode.device) if log_w is None else _vector("log_w", log_w)
+    _check_tensor("mode", mode)
+    log_w = torch.zeros(len(mode), device=mode.device) if log_w is None else _vector("log_w", log_w, len(mode))
     w = log_w.softmax(0)
-    member = torch.nn.functional.one_hot(mode, modes).to(w)
-    p = w @ member
-    return p, (w.square() @ (member - p).square()).sqrt()
+    return weighted_mean(w, torch.nn.functional.one_hot(mode, modes).to(w))
+
+
+def weighted_mean(w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Σᵢ wᵢxᵢ and its standard error √(Σᵢ wᵢ²(xᵢ − mean)²), infinite where one sample has all the weight.
+
+    Args:
+        w: weights (n,) that add up to one.
+        x: values (n, …).
+
+    Example:
+        >>> weighted_mean(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 3.0]))
+        (tensor(2.), tensor(0.7071))
+    """
+    mean = torch.tensordot(w, x, 1)
+    error = torch.tensordot(w.square(), (x - mean).square(), 1).sqrt()
+    return mean, torch.where((w > 0).sum() > 1, error, torch.inf)
 
 
 def histogram_overlap(
@@ -249,10 +269,15 @@ def histogram_overlap(
         >>> histogram_overlap(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]), bins=3)
         0.5
     """
+    positive_integer("bins", bins)
     samples = []
-    for x, log_w in ((a, log_w_a), (b, log_w_b)):
-        x = x.detach().double().cpu()
-        w = torch.full_like(x, 1 / len(x)) if log_w is None else log_w.detach().double().cpu().softmax(0)
+    for name, x, log_w in (("a", a, log_w_a), ("b", b, log_w_b)):
+        x = _vector(name, x).cpu()
+        w = (
+            torch.full_like(x, 1 / len(x))
+            if log_w is None
+            else _vector(f"log_w_{name}", log_w, len(x)).cpu().softmax(0)
+        )
         x, order = x.sort()
         samples.append((x, torch.where(x.isfinite(), w[order], 0).nan_to_num(0.0)))
     ranges = [_central(x, w) for x, w in samples if w.any()]
@@ -284,7 +309,8 @@ def radial_distribution(
     """g(r) = V·⟨pairs with distance in the bin⟩/(pairs · volume of the bin's shell), with nearest images.
 
     Args:
-        x: positions (frames, n, d) in a periodic box, d = 2 or 3.
+        x: positions (frames, n, d) in a periodic box, d = 2 or 3. Pairs within one molecule count like all others: for
+            molecules of several atoms give one site of each.
         box: edges (d,), in the unit of the positions.
         y: positions (frames, m, d) of another species, for g between the two; by default pairs within x.
         r_max: largest distance; half the shortest edge by default, which it must not exceed.
@@ -295,7 +321,7 @@ def radial_distribution(
         Middles r (bins,) of the bins, and g (bins,).
 
     Raises:
-        ValueError: positions that do not fit, an r_max beyond nearest images.
+        TypeError, ValueError: positions or weights that do not fit, an r_max beyond nearest images.
 
     Source: Understanding Molecular Simulation, 2002, Algorithm 7.
 
@@ -305,6 +331,9 @@ def radial_distribution(
         >>> bool((g[1:] - 1).abs().max() < 0.1)  # an ideal gas
         True
     """
+    for name, value in {"x": x, "y": x if y is None else y}.items():
+        _check_tensor(name, value)
+    positive_integer("bins", bins)
     box = torch.as_tensor(box, dtype=x.dtype, device=x.device)
     if x.dim() != 3 or x.shape[-1] not in (2, 3) or box.shape != x.shape[-1:]:
         raise ValueError(
@@ -322,7 +351,7 @@ def radial_distribution(
     pairs = n * (n - 1) if y is None else n * other.shape[1]
     if pairs == 0:
         raise ValueError(f"x and y must have a pair of particles, got {tuple(x.shape)} and {tuple(other.shape)}")
-    w = x.new_full((frames,), 1 / frames) if log_w is None else _vector("log_w", log_w).to(x).softmax(0)
+    w = x.new_full((frames,), 1 / frames) if log_w is None else _vector("log_w", log_w, frames).to(x).softmax(0)
     counts = torch.zeros(bins, dtype=torch.float64, device=x.device)
     for i in range(frames):  # all distances of all frames would be much memory
         difference = x[i].unsqueeze(-2) - other[i]
@@ -340,16 +369,23 @@ def _log_mean_exp(x: Tensor) -> Tensor:
 
 
 def _check_log_weights(log_w: Tensor) -> int:
+    _check_tensor("log_w", log_w)
     if log_w.dim() == 0 or log_w.shape[-1] == 0:
         raise ValueError(f"log_w must hold at least one log-weight, (..., n), got shape {tuple(log_w.shape)}")
     return log_w.shape[-1]
 
 
-def _vector(name: str, x: Tensor) -> Tensor:
+def _check_tensor(name: str, x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+
+
+def _vector(name: str, x: Tensor, n: int | None = None) -> Tensor:
     """x (n,), n > 0, in float64 without gradient."""
-    if not isinstance(x, Tensor) or x.dim() != 1 or len(x) == 0:
-        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{name} must be a tensor of shape (n,), n > 0, got {got}")
+    _check_tensor(name, x)
+    if x.dim() != 1 or len(x) != (n or len(x)) or len(x) == 0:
+        expected = "(n,), n > 0" if n is None else f"({n},)"
+        raise ValueError(f"{name} must be a tensor of shape {expected}, got {tuple(x.shape)}")
     return x.detach().double()
 
 

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowgroup.boltzmann.estimators import Estimate, effective_sample_size, histogram_overlap, log_z, mode_weights
+from flowgroup.boltzmann.estimators import (
+    Estimate,
+    effective_sample_size,
+    histogram_overlap,
+    log_z,
+    mode_weights,
+    weighted_mean,
+)
 from flowgroup.boltzmann.targets import Target
 from flowgroup.training import History
 
@@ -203,7 +210,6 @@ def make_report(
     good = log_w.isfinite()
     value = log_z(log_w)
     p, u = log_w.softmax(0), torch.where(good, energy, 0).double()
-    mean = (p @ u).item()
     report = Report(
         title(target),
         x,
@@ -215,7 +221,7 @@ def make_report(
         effective_sample_size(log_w).item(),
         # q where energies are finite is q over the share of samples there
         value.value - good.double().mean().log().item() - log_w[good].mean().item() if good.any() else math.inf,
-        Estimate(mean, (p.square() @ (u - mean).square()).sqrt().item()),
+        Estimate(*(value.item() for value in weighted_mean(p, u))),
         int((~good).sum()),
         history=history,
     )
