@@ -35,6 +35,23 @@ def test_energies_are_one_number_for_each_configuration(energy, got):
         generator.report(8)
 
 
+@pytest.mark.parametrize(
+    "energy",
+    [lambda x: 0.5 * x.detach().square().sum(-1), lambda x: torch.from_numpy((x.detach().numpy() ** 2).sum(-1))],
+    ids=["detached", "numpy"],
+)
+def test_energies_without_a_gradient_are_named(energy):
+    target = target_of(energy)
+    flow = flows.NSF(2, transforms=1, hidden_features=(8,))
+    generator = boltzmann.BoltzmannGenerator(flow, target)
+    for call in (lambda: generator.fit(steps=1, batch_size=8, progress=False), lambda: target.force(torch.zeros(3, 2))):
+        with pytest.raises(ValueError, match="energies must be computed from x by torch .* maximum_likelihood"):
+            call()
+    likelihood = {"objective": boltzmann.maximum_likelihood, "data": torch.randn(20, 2)}
+    generator.fit(steps=1, batch_size=8, progress=False, **likelihood)
+    assert generator.report(8).nonfinite == 0
+
+
 def test_a_target_without_an_energy_says_what_to_define():
     class Own(boltzmann.Target):
         event_shape = (2,)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowgroup.boltzmann.targets import Target
+from flowgroup.boltzmann.targets.base import gradient
 
 
 class SafeEnergy(NamedTuple):
@@ -44,6 +45,9 @@ def safe_energy(target: Target, x: Tensor, cap: float | None = None) -> SafeEner
         x: configurations (*batch, *event).
         cap: in kT, of `smooth_cap`.
 
+    Raises:
+        ValueError: energies without a gradient, as those that numpy computed.
+
     Example:
         >>> from flowgroup import boltzmann
         >>> x = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], requires_grad=True)  # on each other
@@ -56,10 +60,10 @@ def safe_energy(target: Target, x: Tensor, cap: float | None = None) -> SafeEner
         leaf = x.detach().requires_grad_()
         u = target.energy(leaf)
         capped = smooth_cap(u, cap)
-        (gradient,) = torch.autograd.grad(capped.sum(), leaf)
-    good = u.isfinite() & gradient.isfinite().flatten(u.dim()).all(-1)
-    gradient = torch.where(over_event(good, x), gradient, 0)
-    slope = ((x - x.detach()) * gradient).flatten(good.dim()).sum(-1)
+        g = gradient(capped, leaf)
+    good = u.isfinite() & g.isfinite().flatten(u.dim()).all(-1)
+    g = torch.where(over_event(good, x), g, 0)
+    slope = ((x - x.detach()) * g).flatten(good.dim()).sum(-1)
     return SafeEnergy(u.detach(), good, torch.where(good, capped.detach(), 0) + torch.where(good, slope, 0))
 
 

@@ -18,7 +18,8 @@ class Target(nn.Module):
     Attributes:
         event_shape: shape of one configuration.
         support: where configurations live, as a constraint: `manifolds.Sphere(3).constraint` for a rotation,
-            `manifolds.RigidBodies(n, box).constraint` for rigid bodies. Markov chains stay there.
+            `manifolds.RigidBodies(n, box).constraint` for rigid bodies. Markov chains stay there. A target of
+            rotations that names neither this nor `log_unit_volume` is one of plain numbers: chains leave the rotations.
         temperature: T in kelvin, None where energies have no unit.
         log_unit_volume: log of the volume that counts as one in Z. For each rotation it has a term log 2π², the volume
             of unit quaternions, so that rotations have the invariant probability measure.
@@ -67,9 +68,23 @@ class Target(nn.Module):
         return -self.energy(x)
 
     def force(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """u(x) and −∂u/∂x (*batch, *event), both without a graph."""
+        """u(x) and −∂u/∂x (*batch, *event), both without a graph.
+
+        Raises:
+            ValueError: energies without a gradient, as those that numpy computed.
+        """
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             energy = self.energy(leaf)
-            (gradient,) = torch.autograd.grad(energy.sum(), leaf)
-        return energy.detach(), -gradient
+            slope = gradient(energy, leaf)
+        return energy.detach(), -slope
+
+
+def gradient(energy: Tensor, x: Tensor) -> Tensor:
+    """∂u/∂x (*batch, *event) of energies u(x) (*batch), or an error that says what is wrong with them."""
+    if not energy.requires_grad:
+        raise ValueError(
+            "energies must be computed from x by torch operations, or they have no gradient in x; without one a flow "
+            "can be trained by maximum_likelihood, and RigidMoves can move chains of rigid bodies"
+        )
+    return torch.autograd.grad(energy.sum(), x)[0]
