@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowgroup import boltzmann
+from flowgroup import boltzmann, flows
 
 openmm = pytest.importorskip("openmm", reason="OpenMM comes with the extra flowgroup[boltzmann]")
 
@@ -194,6 +194,20 @@ def harmonic(k=2000.0):
     bond.addBond(0, 1, 0.2, k)
     system.addForce(bond)
     return system
+
+
+def test_a_checkpoint_of_another_system_is_refused(tmp_path):
+    def fit(system):
+        flow = flows.Flow(flows.Sequential(flows.MeanFreeChart(2, 3), flows.LULinear(3)), flows.DiagonalNormal(3))
+        target = boltzmann.OpenMMTarget(system, 300.0, platform="Reference", workers=1)
+        boltzmann.BoltzmannGenerator(flow, target).fit(2, 8, checkpoint=tmp_path / "run.pt", progress=False)
+
+    fit(harmonic())
+    fit(harmonic())  # the same, built again
+    with pytest.raises(
+        ValueError, match=r"target='OpenMMTarget\(2 atoms, system \w{8}, Reference, temperature=300\)' then"
+    ):
+        fit(harmonic(1000.0))
 
 
 def test_dynamics_sample_the_temperature_and_repeat_with_the_seed():

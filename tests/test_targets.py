@@ -45,7 +45,7 @@ def test_energies_without_a_gradient_are_named(energy):
     flow = flows.NSF(2, transforms=1, hidden_features=(8,))
     generator = boltzmann.BoltzmannGenerator(flow, target)
     for call in (lambda: generator.fit(steps=1, batch_size=8, progress=False), lambda: target.force(torch.zeros(3, 2))):
-        with pytest.raises(ValueError, match="energies must be computed from x by torch .* maximum_likelihood"):
+        with pytest.raises(ValueError, match=r"energies must be computed from x by torch .* maximum_likelihood"):
             call()
     likelihood = {"objective": boltzmann.maximum_likelihood, "data": torch.randn(20, 2)}
     generator.fit(steps=1, batch_size=8, progress=False, **likelihood)
