@@ -9,8 +9,9 @@ import pytest
 import scipy.linalg
 import torch
 
-from flowgroup.groups import SE3, SO3
-from flowgroup.manifolds import Euclidean, Product
+from flowgroup.boltzmann import bodies_to_sites
+from flowgroup.groups import SE3, SO3, matrix_to_pose, pose_to_matrix
+from flowgroup.manifolds import Euclidean, Product, RigidBodies
 
 HERE = Path(__file__).parent
 STORED = HERE.parent.parent / "shared" / "oracles" / "lie.npz"
@@ -88,3 +89,25 @@ def test_float32_agrees_with_float64():
     torch.testing.assert_close(SE3().exp(v.float()).double(), SE3().exp(v), rtol=0, atol=32 * eps)
     short = v[v[:, 3:].norm(dim=-1) < 3]
     torch.testing.assert_close(SE3().log(SE3().exp(short.float())).double(), short, rtol=0, atol=64 * eps)
+
+
+def test_poses_are_matrices_and_back(dtype):
+    poses = RigidBodies(5).random(30, 5, 7, dtype=dtype)
+    axes = torch.tensor(
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.6, 0.0, 0.8], [-0.6, 0.8, 0.0]], dtype=dtype
+    )
+    poses[0, :, 3:] = torch.nn.functional.pad(axes, (1, 0))  # half turns
+    g, atol = pose_to_matrix(poses), 8 * torch.finfo(dtype).eps
+    sites = torch.randn(4, 3, dtype=dtype)
+    moved = SE3().act(g.unsqueeze(-3), sites)
+    torch.testing.assert_close(moved, bodies_to_sites(poses, sites), rtol=0, atol=8 * atol)
+    opposite = torch.cat([poses[..., :3], -poses[..., 3:]], -1)
+    assert SE3().contains(g).all() and torch.equal(pose_to_matrix(opposite), g)
+    back = matrix_to_pose(g)
+    sign = (back[..., 3:] * poses[..., 3:]).sum(-1, keepdim=True).sign()  # of one rotation; either at half turns
+    torch.testing.assert_close(back[..., 3:], sign * poses[..., 3:], rtol=0, atol=atol)
+    assert torch.equal(back[..., :3], poses[..., :3]) and (back[..., 3] >= 0).all()
+    torch.testing.assert_close(pose_to_matrix(back), g, rtol=0, atol=atol)
+    for call, name in ((pose_to_matrix, "pose"), (matrix_to_pose, "g")):
+        with pytest.raises(ValueError, match=f"^{name} must have shape"):
+            call(torch.zeros(3, 3))

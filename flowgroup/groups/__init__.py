@@ -14,7 +14,7 @@ from flowgroup.groups.rotations import (
     quaternion_to_rotation_vector,
     rotation_vector_to_quaternion,
 )
-from flowgroup.groups.se3 import SE3
+from flowgroup.groups.se3 import SE3, matrix_to_pose, pose_to_matrix
 from flowgroup.groups.so2 import SO2
 from flowgroup.groups.so3 import SO3
 from flowgroup.groups.son import SO
@@ -32,7 +32,9 @@ __all__ = [
     "euler_to_matrix",
     "hamilton_product",
     "matrix_to_euler",
+    "matrix_to_pose",
     "matrix_to_quaternion",
+    "pose_to_matrix",
     "quaternion_to_matrix",
     "quaternion_to_rotation_vector",
     "rotation_vector_to_quaternion",

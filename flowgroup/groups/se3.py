@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from flowgroup._checks import check_event_shape
 from flowgroup.groups.base import MatrixLieGroup
+from flowgroup.groups.rotations import matrix_to_quaternion, quaternion_to_matrix
 from flowgroup.groups.so3 import SO3, cross, cross_matrix, left_jacobian
 from flowgroup.manifolds.base import whole_shape
 
@@ -121,6 +123,50 @@ class SE3(MatrixLieGroup):
 
 
 _ROTATIONS = SO3()
+
+
+def pose_to_matrix(pose: Tensor) -> Tensor:
+    """g = [[R(q), p], [0, 1]], the element of `SE3` that takes a body at rest to the pose (p, q).
+
+    Args:
+        pose: (..., 7), position p and unit quaternion q = (w, x, y, z), as `manifolds.RigidBodies` has them.
+
+    Returns:
+        Matrices (..., 4, 4); q and −q have the same.
+
+    Raises:
+        TypeError, ValueError: a pose of the wrong kind or shape.
+
+    Example:
+        >>> pose_to_matrix(torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0, 0.0, 1.0]))  # half a turn about z
+        tensor([[-1.,  0.,  0.,  1.],
+                [ 0., -1.,  0.,  2.],
+                [ 0.,  0.,  1.,  3.],
+                [ 0.,  0.,  0.,  1.]])
+    """
+    check_event_shape("pose", pose, (7,))
+    return _join(quaternion_to_matrix(pose[..., 3:]), pose[..., :3], 1)
+
+
+def matrix_to_pose(g: Tensor) -> Tensor:
+    """(p, q) of g = [[R(q), p], [0, 1]].
+
+    Args:
+        g: elements (..., 4, 4) of `SE3`.
+
+    Returns:
+        Poses (..., 7), position and unit quaternion (w, x, y, z) with w ≥ 0.
+
+    Raises:
+        TypeError, ValueError: a g of the wrong kind or shape.
+
+    Example:
+        >>> matrix_to_pose(torch.eye(4))
+        tensor([0., 0., 0., 1., 0., 0., 0.])
+    """
+    check_event_shape("g", g, (4, 4))
+    R, p = _parts(g)
+    return torch.cat([p, matrix_to_quaternion(R)], -1)
 
 
 def _parts(g: Tensor) -> tuple[Tensor, Tensor]:
