@@ -195,7 +195,9 @@ def WrappedNormal(manifold: Manifold, scale: float = 1.0, trainable: bool = Fals
 def RotationNormal(scale: float = 1.0, trainable: bool = False) -> Base:
     """Wrapped normal on unit quaternions, the same at q and −q: rotation vectors from N(0, scale²·I), in radians.
 
-    Trainable, it starts so and learns the mean rotation and a covariance.
+    Trainable, it starts so and learns the mean rotation and a covariance. Turns by 2π about any axis end at the mean
+    rotation, so there the density of a wide one is infinite: in a spike of finite mass, about 1e-3 rad wide at scale 1,
+    0.1 rad at scale 2, and not to be seen at scale 0.5.
 
     Example:
         >>> RotationNormal(0.1).log_prob(torch.tensor([[1.0, 0.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0]]))

@@ -178,6 +178,7 @@ def z_matrix(bonds: Iterable[tuple[int, int]]) -> list[tuple[int, int, int, int]
 
     Args:
         bonds: pairs of bonded atoms, numbered from 0 without gaps. Bonds that close rings beyond a tree are left out.
+            Those of an OpenMM topology are `[(a.index, b.index) for a, b in topology.bonds()]`.
 
     Returns:
         A row for every atom; −1 stands for what the first three have no use for.

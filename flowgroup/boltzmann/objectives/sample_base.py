@@ -17,7 +17,8 @@ class SampleBase(nn.Module):
 
     `Flow(transform, SampleBase(target0, x))` maps samples of one target, or one temperature, to another. The density is
     not normalised: weights have the mean Z₁/Z₀, so log Z of such a flow is −ΔF. Rows are drawn with replacement; their
-    energies are computed once.
+    energies are computed once. Keep some samples that are not among them for `BoltzmannGenerator.report(rows=...)`:
+    from those that the flow was trained on ΔF comes out too low.
 
     Args:
         target: u₀.
