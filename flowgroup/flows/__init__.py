@@ -53,7 +53,8 @@ from flowgroup.flows.linear import GivensLinear, HouseholderLinear, LULinear, Pe
 from flowgroup.flows.mean_free import MeanFreeChart
 from flowgroup.flows.molecules import FlexibleMolecules
 from flowgroup.flows.recipes import IAF, MAF, NCSF, NICE, NSF, Glow, RealNVP, SphereFlow
-from flowgroup.flows.rigid import RigidBodyFlow, RigidCoupling
+from flowgroup.flows.rigid import RigidBodyFlow
+from flowgroup.flows.rigid_coupling import RigidCoupling
 from flowgroup.flows.rotations import AxisCoupling, RotationFlow
 from flowgroup.flows.spd import SPDChart, SPDFlow
 from flowgroup.flows.sphere import RecursiveSphere
