@@ -69,6 +69,7 @@ def RigidBodyFlow(  # noqa: N802  (named like the classes of the parts it is mad
     Source: Rigid Body Flows for Sampling Molecular Crystal Structures, 2023, arXiv 2301.11355.
 
     Example:
+        >>> import torch
         >>> flow = RigidBodyFlow(3, box=(1.0, 1.0, 1.0), transforms=1, exchangeable=True, width=16)
         >>> x = flow.sample((5,))
         >>> x.shape, torch.allclose(flow.log_prob(x), flow.log_prob(x.flip(-2)), atol=1e-4)
