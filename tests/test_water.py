@@ -15,6 +15,7 @@ import torch
 from scipy.special import erf, erfc
 
 from flowgroup.boltzmann import RigidWater, bodies_to_sites, ice_xi, sites_to_bodies
+from flowgroup.boltzmann.report import title
 from flowgroup.boltzmann.targets.water.ewald import chebyshev_fit, prolate, transform
 from flowgroup.boltzmann.targets.water.lennard_jones import SwitchedLennardJones
 from flowgroup.groups import hamilton_product, rotation_vector_to_quaternion
@@ -380,6 +381,21 @@ def test_ice_lies_at_the_minimum_that_the_published_crystal_lies_at():
 def test_bad_arguments_are_named(options, word):
     with pytest.raises(ValueError, match=word):
         RigidWater(**({"molecules": 2, "box": (1.0, 1.0, 1.0), "temperature": 300.0} | options))
+
+
+def test_a_title_tells_one_box_of_water_from_another():
+    options = {"molecules": 2, "box": (2.0, 2.0, 2.5), "temperature": 250.0}
+    text = title(RigidWater(**options))
+    assert text == "RigidWater(2 tip4p-ew, 2×2×2.5 nm, cutoff=1, switch=0.9, accuracy=1e-08, temperature=250)"
+    for other in (
+        {"molecules": 3},
+        {"box": (2.0, 2.0, 3.0)},
+        {"model": "tip4p-ice"},
+        {"cutoff": 0.95, "switch": 0.9},
+        {"switch": 0.8},
+        {"accuracy": 1e-5},
+    ):
+        assert title(RigidWater(**options | other)) != text
 
 
 def test_bad_points_are_named():

@@ -110,7 +110,7 @@ class RigidWater(Target):
             raise ValueError(f"accuracy must lie in [1e-12, 1], in kJ/mol, got {accuracy!r}")
 
         parameters = MODELS[model]
-        self.molecules, self.model, self.temperature = n, model, temperature
+        self.molecules, self.model, self.temperature, self.accuracy = n, model, temperature, accuracy
         self.event_shape = torch.Size((n, 7))
         self.log_unit_volume = n * LOG_ROTATIONS
         self.support = RigidBodies(n, edges).constraint
@@ -157,6 +157,11 @@ class RigidWater(Target):
 
     def _energy(self, x: Tensor) -> Tensor:
         return self.potential(x) / self.kT
+
+    def extra_repr(self) -> str:
+        box, lj = "×".join(f"{edge:g}" for edge in self.edges), self.lennard_jones
+        cut = f"cutoff={lj.cutoff:g}, switch={lj.switch:g}, accuracy={self.accuracy:g}"
+        return f"{self.molecules} {self.model}, {box} nm, {cut}"
 
     def _scaled(self, x: Tensor) -> Tensor:
         """Sites (3, 4, N, B) in units of the box's edges, as `pairs` wants them."""
