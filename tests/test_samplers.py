@@ -73,6 +73,13 @@ class Half(Target):
         return torch.where(x > 0, 0.5 * x * x, torch.nan).squeeze(-1)
 
 
+class Detached(Half):
+    """½x² that autograd does not see."""
+
+    def _energy(self, x):
+        return super()._energy(x.detach())
+
+
 class Lost(Target):
     """Two rotations in one vector."""
 
@@ -314,9 +321,17 @@ def test_bad_energies_are_rejected_and_counted():
         (lambda: mcmc(Half(), torch.ones(3, 1), beta=0.0, **QUIET), ValueError, "beta must be positive"),
         (lambda: mcmc(Half(), torch.ones(3, 1), RigidMoves(), steps=2, **QUIET), ValueError, "rigid bodies"),
         (lambda: mcmc(Lost(), torch.ones(3, 8), steps=2, **QUIET), ValueError, "has rotations"),
+        (lambda: mcmc(Half(), [[1.0], [2.0]], **QUIET), TypeError, "x must be a torch.Tensor, got list"),
+        (lambda: mcmc(Half(), torch.ones(3, 1), HMC, **QUIET), TypeError, r"as in kernel=HMC\(…\), got the class"),
+        (lambda: mcmc(Half(), torch.ones(3, 1), 0.1, **QUIET), TypeError, "kernel must be HMC.* got float"),
+        (lambda: mcmc(Detached(), torch.ones(3, 1), steps=2, **QUIET), ValueError, "they have no gradient"),
+        (lambda: parallel_tempering(Half(), [[[1.0]]], [1.0, 0.5], **QUIET), TypeError, "x must be a torch.Tensor"),
+        (lambda: parallel_tempering(Half(), torch.ones(1, 3, 1), [1.0, -0.5], **QUIET), ValueError, "beta must be"),
         (lambda: parallel_tempering(Half(), torch.ones(1, 3, 1), [1.0], **QUIET), ValueError, "at least two"),
         (lambda: parallel_tempering(Half(), torch.ones(3, 1), [1.0, 0.5], **QUIET), ValueError, "2 or 1, "),
         (lambda: ais(torch.nn.Linear(1, 1), flows.DiagonalNormal(1), (3,)), TypeError, "target must be"),
+        (lambda: ais(Half(), flows.DiagonalNormal(1), 16), TypeError, r"such as \(16,\), got 16"),
+        (lambda: ais(Half(), flows.DiagonalNormal(1), (3,), kernel=HMC), TypeError, "got the class"),
         (lambda: ais(Half(), flows.DiagonalNormal(1), (3,), levels=-1), ValueError, "levels must be"),
         (lambda: ais(Half(), flows.DiagonalNormal(1), (3,), alpha=0.0), ValueError, "alpha must be"),
     ],
@@ -390,6 +405,16 @@ def test_annealing_weighs_bad_energies_as_nothing():
         assert not log_w.isnan().any() and (log_w == -math.inf).double().mean().item() == pytest.approx(0.5, abs=0.04)
         log_z, error = log_mean(log_w)
         assert abs(log_z - 0.5 * math.log(math.pi / 2)) < 4 * error + 0.01
+
+
+def test_trajectories_that_run_away_are_rejected_where_values_are_looked_at():
+    """Targets on manifolds, and flows, refuse NaN: a diverging trajectory must not end the run."""
+    start = Sphere(3).random(50, 4)
+    chain = mcmc(Linear(Sphere(3), 3.0), start, HMC(5, 1e20, target_acceptance=None), steps=3, **QUIET)
+    assert chain.bad == 150 and torch.equal(chain.x[-1], start)
+    flow = flows.NSF(2, transforms=1)
+    _, log_w = ais(DoubleWell(), flow, (64,), levels=2, kernel=HMC(5, 1e6))
+    assert log_w.isfinite().all()
 
 
 def test_annealing_tunes_its_kernel():

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from flowgroup._checks import positive_integer
 from flowgroup.boltzmann.samplers.hmc import HMC
-from flowgroup.boltzmann.samplers.kernels import Kernel, Potential
+from flowgroup.boltzmann.samplers.kernels import Kernel, Potential, check_kernel
 from flowgroup.boltzmann.targets import Target
 from flowgroup.flows import Flow
 
@@ -70,7 +70,9 @@ def ais(
     if not 0 < alpha < math.inf:
         raise ValueError(f"alpha must be positive and finite, got {alpha}")
     positive_integer("steps", steps)
-    kernel = HMC(leapfrog=5) if kernel is None else kernel
+    if isinstance(shape, int):
+        raise TypeError(f"shape must be a sequence of integers such as ({shape},), got {shape}")
+    kernel = HMC(leapfrog=5) if kernel is None else check_kernel(kernel)
 
     def log_ratio(x: Tensor) -> Tensor:
         return -target.energy(x) - target.log_unit_volume - base.log_prob(x)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowgroup._checks import check_event_shape, positive_integer
 from flowgroup.boltzmann.samplers.hmc import HMC
-from flowgroup.boltzmann.samplers.kernels import Kernel, Potential, State
+from flowgroup.boltzmann.samplers.kernels import Kernel, Potential, State, check_kernel
 from flowgroup.boltzmann.targets import Target
 from flowgroup.training.progress import progress_bar
 from flowgroup.training.randomness import seeded
@@ -90,9 +90,9 @@ def mcmc(
         >>> chain.x.shape, bool((chain.x[..., 1].var() - 1).abs() < 0.1)
         (torch.Size([100, 200, 2]), True)
     """
+    _check_arguments(target, x, steps, warmup, thin, 1)
     betas = torch.as_tensor([beta], dtype=x.dtype, device=x.device)
-    _check_arguments(target, x, steps, warmup, thin, betas, 1)
-    chain = _run(target, x.unsqueeze(0), betas, kernel or HMC(), steps, warmup, thin, 1, seed, progress)
+    chain = _run(target, x.unsqueeze(0), betas, kernel, steps, warmup, thin, 1, seed, progress)
     return Chain(chain.x[:, 0], chain.energy[:, 0], chain.acceptance[0], chain.step_size[0], chain.bad)
 
 
@@ -138,22 +138,22 @@ def parallel_tempering(
         >>> chain.x.shape, bool((chain.x[-1, 0, :, 0] < 0).any())
         (torch.Size([100, 4, 50, 2]), True)
     """
+    _check_arguments(target, x, steps, warmup, thin, swap_every)
     betas = torch.as_tensor(betas, dtype=x.dtype, device=x.device)
     if betas.dim() != 1 or len(betas) < 2:
         raise ValueError(f"betas must be at least two numbers, got {betas.tolist()}")
-    _check_arguments(target, x, steps, warmup, thin, betas, swap_every)
     if x.dim() == len(target.event_shape) or len(x) not in (1, len(betas)):
         event = ", ".join(map(str, target.event_shape))
         raise ValueError(f"x must have shape ({len(betas)} or 1, *chains, {event}), got {tuple(x.shape)}")
     x = x.expand(len(betas), *x.shape[1:])
-    return _run(target, x, betas, kernel or HMC(), steps, warmup, thin, swap_every, seed, progress)
+    return _run(target, x, betas, kernel, steps, warmup, thin, swap_every, seed, progress)
 
 
 def _run(
     target: Target,
     x: Tensor,
     betas: Tensor,
-    kernel: Kernel,
+    kernel: Kernel | None,
     steps: int,
     warmup: int,
     thin: int,
@@ -162,6 +162,9 @@ def _run(
     progress: bool,
 ) -> Chain:
     """Chains x (levels, *chains, *event) at betas (levels,), with exchange where there are several levels."""
+    kernel = HMC() if kernel is None else check_kernel(kernel)
+    if not (betas > 0).all():
+        raise ValueError(f"beta must be positive, got {betas.tolist()}")
     potential, levels = Potential.of(target), len(betas)
     with seeded(x.device, seed):
         state = potential.at(x.detach(), kernel.uses_gradient)
@@ -209,7 +212,7 @@ def _run(
     return Chain(xs, energies, acceptance / steps, size, int(bad), swaps / offers.clamp(min=1))
 
 
-def _check_arguments(target, x, steps, warmup, thin, betas, swap_every) -> None:
+def _check_arguments(target, x, steps, warmup, thin, swap_every) -> None:
     if not isinstance(target, Target):
         raise TypeError(f"target must be a flowgroup.boltzmann.Target, got {type(target).__name__}")
     check_event_shape("x", x, tuple(target.event_shape))
@@ -220,8 +223,6 @@ def _check_arguments(target, x, steps, warmup, thin, betas, swap_every) -> None:
         raise ValueError(f"warmup must be an integer, 0 or larger, got {warmup!r}")
     if thin > steps:
         raise ValueError(f"thin must be at most steps, or nothing is kept, got thin={thin}, steps={steps}")
-    if not (betas > 0).all():
-        raise ValueError(f"beta must be positive, got {betas.tolist()}")
 
 
 def _exchange(state: State, beta: Tensor, odd: int) -> tuple[State, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowgroup.boltzmann.targets import Target
+from flowgroup.boltzmann.targets.base import gradient as gradient_of
 from flowgroup.boltzmann.units import LOG_ROTATIONS
 from flowgroup.manifolds import Euclidean, Manifold, Product, Sphere
 from flowgroup.manifolds.constraints import OnManifold
@@ -83,17 +84,22 @@ class Potential(NamedTuple):
         return Potential(energy or target.energy, len(target.event_shape), _manifold_of(target))
 
     def at(self, x: Tensor, gradient: bool = True) -> State:
-        """The state at x."""
+        """The state at x; that of a trajectory that ran away, where x is NaN or infinite, has the energy +∞."""
+        # such an x is refused by targets and flows that look at their arguments: they get another one
+        here = x.isfinite().flatten(x.dim() - self.event_dim).all(-1)
+        anywhere = 0.0 if self.manifold is None else self.manifold.origin(dtype=x.dtype, device=x.device)
+        place = torch.where(self.over_event(here), x, anywhere)
         if not gradient:
             with torch.no_grad():
-                return State(x, _finite_or(torch.inf, self.energy(x)))
+                return State(x, _finite_or(torch.inf, self.energy(place).where(here, torch.inf)))
         with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
+            leaf = place.detach().requires_grad_()
             u = self.energy(leaf)
-            (g,) = torch.autograd.grad(u.sum(), leaf)
+            g = gradient_of(u, leaf)
         # any force that is a function of x keeps volumes and can be reversed, so also one that is zero here
-        g = _finite_or(0.0, g)
-        return State(x, _finite_or(torch.inf, u.detach()), g if self.manifold is None else self.manifold.proju(x, g))
+        g = _finite_or(0.0, g.where(self.over_event(here), 0.0))
+        u = _finite_or(torch.inf, u.detach().where(here, torch.inf))
+        return State(x, u, g if self.manifold is None else self.manifold.proju(place, g))
 
     def velocity(self, x: Tensor) -> Tensor:
         """Standard normal in the tangent space at x."""
@@ -117,6 +123,15 @@ class Potential(NamedTuple):
         if not isinstance(scalars, Tensor):
             return scalars
         return scalars.reshape(scalars.shape + (1,) * self.event_dim)
+
+
+def check_kernel(kernel: Kernel) -> Kernel:
+    """The kernel, unless it is none, or the class of one."""
+    if isinstance(kernel, type):
+        raise TypeError(f"kernel must be made first, as in kernel={kernel.__name__}(…), got the class")
+    if not hasattr(kernel, "step"):
+        raise TypeError(f"kernel must be HMC(), Langevin() or another with a step, got {type(kernel).__name__}")
+    return kernel
 
 
 def metropolis(potential: Potential, old: State, new: State, log_ratio: Tensor) -> Move:
