@@ -161,9 +161,7 @@ def observables(target: WaterInCages, x: Tensor) -> Tensor:
 
 def weighted(values: Tensor, log_w: Tensor) -> list[boltzmann.Estimate]:
     """Means of values (n, k) under log-weights (n,), with errors."""
-    w = log_w.double().softmax(0)
-    mean = w @ values.double()
-    error = (w.square() @ (values - mean).square()).sqrt()
+    mean, error = boltzmann.weighted_mean(log_w.double().softmax(0), values.double())
     return [boltzmann.Estimate(*pair) for pair in zip(mean.tolist(), error.tolist())]
 
 

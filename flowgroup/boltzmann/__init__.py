@@ -12,6 +12,7 @@ from flowgroup.boltzmann.estimators import (
     mbar,
     mode_weights,
     radial_distribution,
+    weighted_mean,
 )
 from flowgroup.boltzmann.generator import BoltzmannGenerator
 from flowgroup.boltzmann.objectives import (
@@ -97,4 +98,5 @@ __all__ = [
     "safe_energy",
     "sites_to_bodies",
     "weight_spread",
+    "weighted_mean",
 ]
