@@ -250,6 +250,17 @@ def test_a_position_that_is_nan_is_told_in_its_box_alone():
     assert gradient(target.energy, spoiled)[[0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize("edge", [1.2, 1.35, 1.75, 1.95])  # of half of it, c, 2c²/c² is not always 2
+@pytest.mark.parametrize("kind", [torch.float32, DOUBLE])
+def test_charges_beyond_the_cutoff_do_not_pull(edge, kind):
+    apart = torch.tensor([0.45, 0.1], dtype=kind).expand(3, 1, 1, 2)  # the second box within it
+    s = torch.cat([torch.zeros_like(apart), apart], 2).expand(3, 3, 2, 2)
+    _, slope = RigidWater(2, (edge,) * 3, temperature=300.0).ewald.near(
+        s + 0.02 * torch.rand(3, 3, 1, 1), gradient=True
+    )
+    assert (slope[..., 0] == 0).all() and (slope[..., 1] != 0).any()
+
+
 def test_vmap_and_compile():
     x, box = dilute(4, (3,))
     target = RigidWater(4, box, temperature=300.0)

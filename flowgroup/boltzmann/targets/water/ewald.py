@@ -88,9 +88,9 @@ class Ewald(nn.Module):
         q = self.charges.to(s)
 
         def pair(r2: Tensor) -> tuple[Tensor, Tensor | None]:
+            inside = (r2 < self.cutoff**2).to(r2)  # u may be off 1 by rounding
             r2 = r2.clamp(max=self.cutoff**2)
             inverse, u = r2.rsqrt(), r2 * (2 / self.cutoff**2) - 1
-            inside = (1 - u).sign()
             energy = (inverse - horner(self.smooth, u)) * inside
             if not gradient:
                 return energy, None
