@@ -90,6 +90,19 @@ def test_floating_sites_move_with_the_crystal(box, positions):
     assert (fixed(moved)[1] - fixed(x)[1]).abs().max() > 1e-3
 
 
+def test_sites_in_double_precision_will_do():
+    sites = registry._SITES.double()
+    crystal = flows.CrystalTransform(flows.LULinear(15), sites, BOX)
+    for t in (rigid_flow(sites=sites).float().transform, flows.RigidBodyFlow(3, BOX, sites=sites).transform, crystal):
+        x = registry.near_sites(registry._SITES, BOX)(4)
+        y, logdet = t(x)
+        assert y.dtype == logdet.dtype == torch.float32
+        assert RigidBodies(3, BOX).dist(t.inverse(y)[0], x).max() < 1e-4
+    shaken = rigid_flow(sites=sites)  # whose digits are kept
+    x = registry.near_sites(registry._SITES, BOX)(4, dtype=torch.float64)
+    assert RigidBodies(3, BOX).dist(shaken.transform.inverse(shaken.transform(x)[0])[0], x).max() < 1e-9
+
+
 def test_crystals_start_where_they_are():
     x = registry.near_sites(registry._SITES, BOX, spread=0.1)(20)
     y, logdet = flows.RigidBodyFlow(3, BOX, sites=registry._SITES).transform(x)

@@ -72,10 +72,10 @@ class CrystalTransform(Transform):
         self.context_features = transform.context_features
         self.register_buffer("sites", sites.detach().clone())
 
-    @property
-    def _orientations(self) -> Tensor:
-        """Those of the sites, unit quaternions also after a change of dtype."""
-        return F.normalize(self.sites[:, 3:], dim=-1)
+    def _placed(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions and orientations of the sites, in the dtype of the poses; quaternions stay units in any."""
+        sites = self.sites.to(like)
+        return sites[:, :3], F.normalize(sites[:, 3:], dim=-1)
 
     def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """φ(x) (*batch, 6N − 3) of poses (*batch, N, 7), and log|det ∂φ/∂x|."""
@@ -91,10 +91,11 @@ class CrystalTransform(Transform):
 
     def _coordinates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """φ(x), log|det|, the mean displacement and the signs of quaternions."""
-        moved = x[..., :3] - self.sites[:, :3]
+        places, orientations = self._placed(x)
+        moved = x[..., :3] - places
         first = moved[..., :1, :]
         d, stretch = self._to_line(self.manifold.wrap(moved - first))
-        q = ROTATIONS.left_divide(self._orientations, x[..., 3:])
+        q = ROTATIONS.left_divide(orientations, x[..., 3:])
         sign = torch.where(q[..., :1] < 0, -1.0, 1.0).to(q)
         cos = (sign * q[..., :1]).clamp(min=torch.finfo(q.dtype).eps)
         turn = 2 * sign * q[..., 1:] / cos
@@ -110,8 +111,9 @@ class CrystalTransform(Transform):
         turn = v[..., 3 * n - 3 :].unflatten(-1, (n, 3))
         half = turn / 2
         cos = (1 + half.square().sum(-1, keepdim=True)).rsqrt()
-        q = ROTATIONS.compose(self._orientations, sign * torch.cat((cos, cos * half), -1))
-        return torch.cat((self.sites[:, :3] + first + d, q), -1), stretch - _log_volume(turn)
+        places, orientations = self._placed(v)
+        q = ROTATIONS.compose(orientations, sign * torch.cat((cos, cos * half), -1))
+        return torch.cat((places + first + d, q), -1), stretch - _log_volume(turn)
 
     def _to_line(self, d: Tensor) -> tuple[Tensor, Tensor]:
         """Displacements in the box, stretched to the whole line beyond a quarter of it, and log|det|."""

@@ -64,10 +64,10 @@ class PoseCoordinates(nn.Module):
         each = 1 if manifold.box is None else 2 * HARMONICS if sites is None else 2
         self.features = each * len(self._axes) + 9 * self._rotations + self._bodies
 
-    @property
-    def _orientations(self) -> Tensor:
-        """Those of the sites, unit quaternions also after a change of dtype."""
-        return F.normalize(self.sites[:, 3:], dim=-1)
+    def _placed(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions and orientations of the sites, in the dtype of the poses; quaternions stay units in any."""
+        sites = self.sites.to(like)
+        return sites[:, :3], F.normalize(sites[:, 3:], dim=-1)
 
     def _unit(self, like: Tensor) -> Tensor:
         """What positions are counted in, in nm: (3,)."""
@@ -80,8 +80,8 @@ class PoseCoordinates(nn.Module):
         positions, q = x[..., :3], x[..., 3:]
         mean: Tensor | float = 0.0
         if self.sites is not None:
-            positions = positions - self.sites[:, :3]
-            q = ROTATIONS.left_divide(self._orientations, q)
+            places, orientations = self._placed(x)
+            positions, q = positions - places, ROTATIONS.left_divide(orientations, q)
         positions = positions / self._unit(x)
         if self.floating:
             stays = self.stays[:, :3].to(x.dtype)
@@ -96,12 +96,12 @@ class PoseCoordinates(nn.Module):
         """x with those of its positions that move at new places."""
         positions = (positions + mean) * self._unit(x)
         if self.sites is not None:
-            positions = positions + self.sites[:, :3]
+            positions = positions + self._placed(x)[0]
         return torch.cat((torch.where(self.stays[:, :3], x[..., :3], positions), x[..., 3:]), -1)
 
     def with_rotations(self, x: Tensor, q: Tensor) -> Tensor:
         """x with new quaternions."""
-        q = q if self.sites is None else ROTATIONS.compose(self._orientations, q)
+        q = q if self.sites is None else ROTATIONS.compose(self._placed(x)[1], q)
         return torch.cat((x[..., :3], q), -1)
 
     def seen(self, positions: Tensor, q: Tensor) -> Tensor:
