@@ -283,6 +283,16 @@ def test_replay_corrects_for_what_the_flow_has_learned():
             flow.transform.params += 0.8 * torch.randn_like(flow.transform.params)
 
 
+def test_replay_goes_on_in_another_dtype():
+    flow, objective = affine().float(), boltzmann.FAB(levels=0, buffer=20, updates=2)
+    kind = next(flow.parameters()).dtype
+    objective(flow, Normal(0.5), 10)
+    again = boltzmann.FAB(levels=0, buffer=20, updates=2)
+    again.load_state_dict(objective.state_dict())  # the next call adds no rows
+    loss, _ = again(flow.double(), Normal(0.5), 10)
+    assert kind == torch.float32 and loss.dtype == again.buffer.x.dtype == torch.float64
+
+
 def test_replay_leaves_bad_energies_out():
     flow, objective = affine(), boltzmann.FAB(levels=1, buffer=400, updates=4)
     loss, metrics = objective(flow, Broken(), 100)

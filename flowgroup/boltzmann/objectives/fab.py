@@ -76,9 +76,9 @@ class FAB:
     def _replay(self, buffer: ReplayBuffer, flow: Flow, target: Target, n: int) -> Loss:
         if buffer.size < n * self.updates:
             raise ValueError(f"buffer must hold {self.updates} batches of {n}, got {buffer.size}")
-        device = next(flow.parameters()).device
-        buffer.to(device)
-        nonfinite = torch.zeros((), dtype=torch.int64, device=device)
+        like = next(flow.parameters())
+        buffer.to(like)
+        nonfinite = torch.zeros((), dtype=torch.int64, device=like.device)
         runs = 0 if self.calls % self.updates else 1 if len(buffer) else self.updates
         for _ in range(runs):
             x, log_w, bad = self._annealed(flow, target, n)

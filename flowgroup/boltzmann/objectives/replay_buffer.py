@@ -59,9 +59,9 @@ class ReplayBuffer:
         self.log_w, self.log_q = self.log_w.index_add(0, rows, ratio), self.log_q.index_copy(0, rows, log_q)
         return ratio
 
-    def to(self, device: torch.device) -> None:
-        """Move the rows to the device."""
-        self.x, self.log_w, self.log_q = (rows.to(device) for rows in self._columns())
+    def to(self, like: Tensor) -> None:
+        """Move the rows to the device and dtype of a tensor."""
+        self.x, self.log_w, self.log_q = (rows.to(like) for rows in self._columns())
 
     def state_dict(self) -> dict[str, Any]:
         """The rows."""
