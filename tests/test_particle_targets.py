@@ -86,6 +86,13 @@ def test_particles_on_each_other():
     assert not LennardJones(13, "once").energy(torch.zeros(13, 3)).isfinite()
 
 
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: type(t).__name__)
+def test_a_position_that_is_nan_has_no_energy(target):
+    x = torch.randn(2, *target.event_shape)
+    x[0].view(-1)[0] = torch.nan
+    assert target._energy(x).isnan().tolist() == [True, False]
+
+
 def test_dw4_has_the_partition_sum_of_the_quadrature():
     """∫ over the differences to particle 1, times 4^{−2/2} for the volume of the mean-free space."""
 

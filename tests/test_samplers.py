@@ -398,6 +398,21 @@ def test_annealing_to_the_variance_of_weights(levels):
         assert x.mean() > 0.3
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_annealing_gives_bad_energies_no_weight(value):
+    class Broken(Target):
+        event_shape = torch.Size((1,))
+
+        def _energy(self, x):
+            return torch.where(x[:, 0] > 0.5, value, 0.5 * x.square().sum(-1))
+
+    base = distributions.DiagonalNormal(torch.zeros(1), torch.ones(1))
+    for levels in (0, 2):
+        x, log_w = ais(Broken(), base, (200,), levels=levels)
+        assert not log_w.isnan().any() and (log_w < torch.inf).all()
+        assert log_w[x[:, 0] > 0.5].isneginf().all() and log_w.isfinite().any()
+
+
 def test_annealing_weighs_bad_energies_as_nothing():
     base = distributions.DiagonalNormal(torch.zeros(1), torch.ones(1))
     for levels in (0, 3):

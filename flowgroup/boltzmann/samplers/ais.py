@@ -96,4 +96,4 @@ def ais(
     if accepted and kernel.target_acceptance is not None:
         error = torch.stack(accepted).mean().item() - kernel.target_acceptance
         kernel.step_size = kernel.step_size * math.exp(0.3 * error)
-    return x, log_w.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return x, torch.where(log_w.isfinite(), log_w, -torch.inf)

@@ -66,7 +66,7 @@ class DW4(Particles):
 
     def _energy(self, x: Tensor) -> Tensor:
         squares = self.pair_squares(x, self.d0**2)
-        apart = squares > 0  # the distance has no derivative where two particles meet
+        apart = squares != 0  # also NaN; the distance has no derivative where two particles meet
         t = torch.where(apart, torch.where(apart, squares, 1).sqrt(), 0) - self.d0
         square = t * t
         return 0.5 * (self.a * t + (self.b + self.c * square) * square).sum((-2, -1))
