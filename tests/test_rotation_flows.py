@@ -194,6 +194,15 @@ def test_axis_maps_turn_about_their_axis(make, side):
     assert (turn.diagonal(dim1=-2, dim2=-1).sum(-1) < 2.999).any()
 
 
+@pytest.mark.parametrize("side", ["space", "body"])
+@pytest.mark.parametrize("make", [lambda side: AxisMoebius(2, side), lambda side: AxisSpline(8, side)])
+def test_half_turns_come_back_with_their_sign(make, side):
+    f, near = make(side), torch.finfo(torch.float64).eps * torch.linspace(-4, 4, 801, dtype=torch.float64)
+    params, x = f.initial_params().double(), torch.stack((near, 0 * near, 0 * near, 1 + 0 * near), -1)
+    assert (f.inverse(f.forward(x, params)[0], params)[0] - x).abs().max() < 1e-13
+    assert (f.forward(f.inverse(x, params)[0], params)[0] - x).abs().max() < 1e-13
+
+
 @pytest.mark.parametrize("make", [AxisMoebius, AxisSpline])
 def test_axis_maps_are_smooth_where_a_vector_lies_along_the_axis(make):
     """Their derivative is the same from all sides of the rotations that turn a vector of the map onto the axis."""

@@ -190,7 +190,7 @@ class AxisSpline(_AxisMap):
         params = fade * raw + raw.new_tensor(self._identity)
         # a whole turn more or less would change the sign of the quaternion
         if inverse:
-            angle = wrap(angle - shift)
+            angle = wrap(angle - shift).clamp(-math.pi, math.pi)  # which rounding may lead out of
             turned, logdet = self._spline.inverse(angle, params)
             return turned - angle - shift, logdet
         turned, logdet = self._spline.forward(angle, params)
