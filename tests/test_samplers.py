@@ -314,6 +314,7 @@ def test_bad_energies_are_rejected_and_counted():
     [
         (lambda: mcmc(Half(), torch.tensor([[1.0], [-1.0]]), **QUIET), ValueError, "1 of 2 have not"),
         (lambda: mcmc(Half(), torch.ones(3, 2), **QUIET), ValueError, "x must have shape"),
+        (lambda: mcmc(Half(), torch.ones(0, 1), **QUIET), ValueError, "at least one chain"),
         (lambda: mcmc(torch.nn.Linear(1, 1), torch.ones(3, 1), **QUIET), TypeError, "target must be"),
         (lambda: mcmc(Half(), torch.ones(3, 1), steps=0, **QUIET), ValueError, "steps must be a positive integer"),
         (lambda: mcmc(Half(), torch.ones(3, 1), steps=3, thin=5, **QUIET), ValueError, "thin must be at most"),

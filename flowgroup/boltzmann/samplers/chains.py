@@ -216,6 +216,8 @@ def _check_arguments(target, x, steps, warmup, thin, swap_every) -> None:
     if not isinstance(target, Target):
         raise TypeError(f"target must be a flowgroup.boltzmann.Target, got {type(target).__name__}")
     check_event_shape("x", x, tuple(target.event_shape))
+    if x.numel() == 0:
+        raise ValueError(f"x must hold at least one chain, got shape {tuple(x.shape)}")
     counts = {"steps": steps, "thin": thin, "swap_every": swap_every}
     for name, value in counts.items():
         positive_integer(name, value)
