@@ -30,6 +30,13 @@ def check_event_shape(name: str, x: Tensor, event_shape: tuple[int | None, ...])
         raise TypeError(f"{name} must be of a floating-point dtype, got {x.dtype}")
 
 
+def check_rows(name: str, x: Tensor, event_shape: tuple[int, ...]) -> None:
+    """Raise unless `x` is (rows, *event_shape), with a row at least."""
+    check_event_shape(name, x, event_shape)
+    if x.dim() != len(event_shape) + 1 or len(x) == 0:
+        raise ValueError(f"{name} must be rows (n, *{tuple(event_shape)}), n > 0, got shape {tuple(x.shape)}")
+
+
 def check_context(context: Tensor | None, features: int) -> None:
     """Raise unless a context is there exactly when one is expected, with `features` entries."""
     if features == 0 and context is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowgroup._checks import check_constraint, check_event_shape, check_finite, positive_integer
+from flowgroup._checks import check_constraint, check_finite, check_rows, positive_integer
 from flowgroup.boltzmann.objectives import Objective, SampleBase, describe, reverse_kl
 from flowgroup.boltzmann.report import Report, make_report, title
 from flowgroup.boltzmann.targets import Target
+from flowgroup.boltzmann.targets.base import Altered
 from flowgroup.flows import Flow
 from flowgroup.manifolds.constraints import Circle, OnManifold, joins
 from flowgroup.training import History, minimise
@@ -169,10 +169,10 @@ class BoltzmannGenerator:
         if rows is not None:
             if not relative:
                 raise ValueError("rows are for a flow with a SampleBase; this one draws its own samples")
-            check_event_shape("rows", rows, tuple(base.event_shape))
+            check_rows("rows", rows, tuple(base.event_shape))
             base = SampleBase(base.target, rows.to(base.x))
         self.flow.eval()
-        with seeded(_tensor_of(self.flow).device, seed):
+        with seeded(self.flow._like.device, seed):
             drawn = [(x, log_q, self.target._one_for_each(x)) for x, log_q in self._draws(base, samples, batch_size)]
         x, log_q, energy = (torch.cat(parts) for parts in zip(*drawn))
         log_w = _log_weights(energy, log_q, self.target)
@@ -187,11 +187,8 @@ class BoltzmannGenerator:
 
     def _rows(self, data: Tensor) -> Tensor:
         """Data (rows, *event), where the flow is and in its dtype."""
-        check_event_shape("data", data, tuple(self.target.event_shape))
-        if data.dim() != len(self.target.event_shape) + 1 or len(data) == 0:
-            raise ValueError(f"data must be rows (n, *event), n > 0, got shape {tuple(data.shape)}")
-        like, domain = _tensor_of(self.flow), self.flow.transform.domain
-        data = data.to(like.device, like.dtype)
+        check_rows("data", data, tuple(self.target.event_shape))
+        data, domain = data.to(self.flow._like), self.flow.transform.domain
         if self.flow.validate_args:
             check_finite("data", data)
             if isinstance(domain, OnManifold):
@@ -210,12 +207,6 @@ class BoltzmannGenerator:
     def __repr__(self) -> str:
         size = sum(p.numel() for p in self.flow.parameters() if p.requires_grad)
         return f"BoltzmannGenerator({title(self.target)}, flow of {size} parameters)"
-
-
-def _tensor_of(flow: Flow) -> Tensor:
-    """One that tells its dtype and device."""
-    tensors = itertools.chain(flow.parameters(), flow.buffers())
-    return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
 
 
 def _log_weights(energy: Tensor, log_q: Tensor, target: Target) -> Tensor:
@@ -245,15 +236,12 @@ class _Loss:
         return loss, {**metrics, "energies": torch.tensor(self.target.count, device=loss.device)}
 
 
-class _Counted(Target):
+class _Counted(Altered):
     """A target that counts how many energies were asked for, and takes any x: a NaN is to be counted, not refused."""
 
     def __init__(self, target: Target):
-        super().__init__()
-        self.target, self.count = target, 0
-        self.event_shape, self.support = target.event_shape, target.support
-        self.temperature, self.log_unit_volume = target.temperature, target.log_unit_volume
-        self.validate_args = False
+        super().__init__(target)
+        self.count, self.validate_args = 0, False
 
     def _energy(self, x: Tensor) -> Tensor:
         self.count += x.shape[: x.dim() - len(self.event_shape)].numel()

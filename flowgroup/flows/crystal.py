@@ -6,10 +6,10 @@ import copy
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from flowgroup._checks import check_constraint, check_event_shape, check_spd
+from flowgroup.flows.pose_coordinates import split_sites
 from flowgroup.flows.transform import Transform
 from flowgroup.groups import UnitQuaternions
 from flowgroup.linalg import matvec
@@ -72,11 +72,6 @@ class CrystalTransform(Transform):
         self.context_features = transform.context_features
         self.register_buffer("sites", sites.detach().clone())
 
-    def _placed(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions and orientations of the sites, in the dtype of the poses; quaternions stay units in any."""
-        sites = self.sites.to(like)
-        return sites[:, :3], F.normalize(sites[:, 3:], dim=-1)
-
     def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """φ(x) (*batch, 6N − 3) of poses (*batch, N, 7), and log|det ∂φ/∂x|."""
         check_event_shape("x", x, self.in_shape)
@@ -91,7 +86,7 @@ class CrystalTransform(Transform):
 
     def _coordinates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """φ(x), log|det|, the mean displacement and the signs of quaternions."""
-        places, orientations = self._placed(x)
+        places, orientations = split_sites(self.sites, x)
         moved = x[..., :3] - places
         first = moved[..., :1, :]
         d, stretch = self._to_line(self.manifold.wrap(moved - first))
@@ -111,7 +106,7 @@ class CrystalTransform(Transform):
         turn = v[..., 3 * n - 3 :].unflatten(-1, (n, 3))
         half = turn / 2
         cos = (1 + half.square().sum(-1, keepdim=True)).rsqrt()
-        places, orientations = self._placed(v)
+        places, orientations = split_sites(self.sites, v)
         q = ROTATIONS.compose(orientations, sign * torch.cat((cos, cos * half), -1))
         return torch.cat((places + first + d, q), -1), stretch - _log_volume(turn)
 

@@ -70,9 +70,10 @@ class Flow(nn.Module):
         return torch.Size(self.base.event_shape if None in shape else shape)
 
     @property
-    def _dtype(self) -> torch.dtype:
+    def _like(self) -> Tensor:
+        """A tensor that tells the flow's dtype and device."""
         tensors = itertools.chain(self.parameters(), self.buffers())
-        return next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+        return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """`log_prob` without a look at finiteness: what to compile, and what DDP and FSDP wrap.
@@ -109,8 +110,9 @@ class Flow(nn.Module):
     def _check_values(self, name: str, value: Tensor | None) -> None:
         if value is None:
             return
-        if value.dtype != self._dtype and not torch.is_autocast_enabled(value.device.type):
-            raise TypeError(f"{name} must have the flow's dtype {self._dtype}, got {value.dtype}")
+        dtype = self._like.dtype
+        if value.dtype != dtype and not torch.is_autocast_enabled(value.device.type):
+            raise TypeError(f"{name} must have the flow's dtype {dtype}, got {value.dtype}")
         if self.validate_args:
             check_finite(name, value)
 

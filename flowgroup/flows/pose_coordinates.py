@@ -64,11 +64,6 @@ class PoseCoordinates(nn.Module):
         each = 1 if manifold.box is None else 2 * HARMONICS if sites is None else 2
         self.features = each * len(self._axes) + 9 * self._rotations + self._bodies
 
-    def _placed(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions and orientations of the sites, in the dtype of the poses; quaternions stay units in any."""
-        sites = self.sites.to(like)
-        return sites[:, :3], F.normalize(sites[:, 3:], dim=-1)
-
     def _unit(self, like: Tensor) -> Tensor:
         """What positions are counted in, in nm: (3,)."""
         if self.manifold.box is not None:
@@ -80,7 +75,7 @@ class PoseCoordinates(nn.Module):
         positions, q = x[..., :3], x[..., 3:]
         mean: Tensor | float = 0.0
         if self.sites is not None:
-            places, orientations = self._placed(x)
+            places, orientations = split_sites(self.sites, x)
             positions, q = positions - places, ROTATIONS.left_divide(orientations, q)
         positions = positions / self._unit(x)
         if self.floating:
@@ -96,12 +91,12 @@ class PoseCoordinates(nn.Module):
         """x with those of its positions that move at new places."""
         positions = (positions + mean) * self._unit(x)
         if self.sites is not None:
-            positions = positions + self._placed(x)[0]
+            positions = positions + split_sites(self.sites, x)[0]
         return torch.cat((torch.where(self.stays[:, :3], x[..., :3], positions), x[..., 3:]), -1)
 
     def with_rotations(self, x: Tensor, q: Tensor) -> Tensor:
         """x with new quaternions."""
-        q = q if self.sites is None else ROTATIONS.compose(self._placed(x)[1], q)
+        q = q if self.sites is None else ROTATIONS.compose(split_sites(self.sites, x)[1], q)
         return torch.cat((x[..., :3], q), -1)
 
     def seen(self, positions: Tensor, q: Tensor) -> Tensor:
@@ -133,6 +128,12 @@ class PoseCoordinates(nn.Module):
         v = q[..., 1:] * (2 / self.spread[1])
         a, b, c = v.unbind(-1)
         return torch.cat((q[..., :1] * v, torch.stack((a * a, a * b, a * c, b * b, b * c, c * c), -1)), -1)
+
+
+def split_sites(sites: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions and orientations of sites (N, 7), in the dtype of some poses; quaternions stay units in any."""
+    sites = sites.to(like)
+    return sites[:, :3], F.normalize(sites[:, 3:], dim=-1)
 
 
 def columns(x: Tensor, which: list[int]) -> Tensor:

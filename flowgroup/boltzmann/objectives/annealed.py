@@ -11,6 +11,7 @@ from flowgroup._checks import positive_integer
 from flowgroup.boltzmann.objectives.kullback_leibler import reverse_kl
 from flowgroup.boltzmann.objectives.objective import Loss, Objective, describe
 from flowgroup.boltzmann.targets import Target
+from flowgroup.boltzmann.targets.base import Altered
 from flowgroup.flows import Flow
 
 
@@ -62,14 +63,12 @@ class Annealed:
         return f"Annealed(steps={self.steps}, start={self.start:g}, objective={describe(self.objective)})"
 
 
-class _Tempered(Target):
+class _Tempered(Altered):
     """β·u."""
 
     def __init__(self, target: Target, beta: float):
-        super().__init__()
-        self.target, self.beta = target, beta
-        self.event_shape, self.support = target.event_shape, target.support
-        self.log_unit_volume, self.validate_args = target.log_unit_volume, target.validate_args
+        super().__init__(target)
+        self.beta = beta
 
     def _energy(self, x: Tensor) -> Tensor:
         return self.beta * self.target._energy(x)

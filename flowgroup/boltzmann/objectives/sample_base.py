@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from flowgroup._checks import check_event_shape
+from flowgroup._checks import check_rows
 from flowgroup.boltzmann.targets import Target
 
 
@@ -39,9 +39,7 @@ class SampleBase(nn.Module):
 
     def __init__(self, target: Target, x: Tensor):
         super().__init__()
-        check_event_shape("x", x, tuple(target.event_shape))
-        if x.dim() != len(target.event_shape) + 1 or len(x) == 0:
-            raise ValueError(f"x must be rows (n, *{tuple(target.event_shape)}), n > 0, got {tuple(x.shape)}")
+        check_rows("x", x, tuple(target.event_shape))
         self.target = target
         self.event_shape = torch.Size(target.event_shape)
         with torch.no_grad():

@@ -80,6 +80,17 @@ class Target(nn.Module):
         return energy.detach(), -slope
 
 
+class Altered(Target):
+    """Another target with other energies: it lives where that one does, in the same units."""
+
+    def __init__(self, target: Target):
+        super().__init__()
+        self.target = target
+        self.event_shape, self.support = target.event_shape, target.support
+        self.temperature, self.log_unit_volume = target.temperature, target.log_unit_volume
+        self.validate_args = target.validate_args
+
+
 def gradient(energy: Tensor, x: Tensor) -> Tensor:
     """∂u/∂x (*batch, *event) of energies u(x) (*batch), or an error that says what is wrong with them."""
     if not energy.requires_grad:
